@@ -1,0 +1,1 @@
+"""A torture harness for embedded stores: real processes, real SIGKILL, and checkers that must convince."""

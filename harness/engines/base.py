@@ -1,0 +1,115 @@
+"""The adapter protocol: what the harness asks of a store. Everything else is the store's own business.
+
+Keys are 16 bytes, values are bytes. An adapter opens the store only after the fork, raises
+``harness.errors.ConflictError`` where a transaction was refused without effect, and
+``harness.errors.EngineDamagedError`` where the store says that it is damaged. Any other exception is
+recorded as an operation of unknown outcome and ends the run as a harness failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+Hook = Callable[[str], None]
+
+
+class Value(NamedTuple):
+    """A value as read, and the sequence number of the commit that wrote it (``None``: not revealed)."""
+
+    data: bytes
+    sequence: int | None
+
+
+class Snapshot(Protocol):
+    """One consistent view. ``sequence``: the newest commit in it, or ``None`` where none is revealed."""
+
+    sequence: int | None
+
+    def get(self, key: bytes) -> Value | None:
+        """The value in this view, or ``None``."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values in this view, in the order of ``keys``."""
+
+    def close(self) -> None:
+        """Let go of the view."""
+
+
+class Transaction(Protocol):
+    """Reads, then writes that take effect together at ``commit``, or not at all."""
+
+    def get(self, key: bytes) -> Value | None:
+        """The value as this transaction sees it. May raise ``ConflictError``."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write at commit."""
+
+    def delete(self, key: bytes) -> None:
+        """Remove at commit; a key that is absent stays absent."""
+
+    def commit(self) -> int | None:
+        """Make it so, and return the commit's sequence number where the store reveals one. Serializable:
+        raises ``ConflictError``, having done nothing, if anything that was read has changed since.
+        """
+
+    def abort(self) -> None:
+        """Leave no effect. Harmless after ``commit``."""
+
+
+class Session(Protocol):
+    """One open store in one process."""
+
+    def transaction(self) -> Transaction:
+        """Begin. May raise ``ConflictError`` (busy)."""
+
+    def snapshot(self) -> Snapshot:
+        """A consistent view of now: everything acknowledged before this call is in it."""
+
+    def get(self, key: bytes) -> Value | None:
+        """One current value without a snapshot."""
+
+    def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> int | None:
+        """One transaction of blind writes; returns its sequence number where revealed."""
+
+    def keys(self) -> set[bytes]:
+        """Every key that is present now."""
+
+    def verify(self) -> list[str]:
+        """The store's own check of its structure: findings in words, empty when it is sound."""
+
+    def close(self) -> None:
+        """Close; idempotent."""
+
+
+class Engine(Protocol):
+    """One kind of store. Stateless: it is used in the parent and, after the fork, in every process."""
+
+    name: str
+    stall_s: float | None
+    """Longest promised time without a commit, where it differs from the plan's default."""
+
+    def points(self) -> Mapping[str, str]:
+        """Sync points by name with their meaning; empty for a store that has none."""
+
+    def required_points(self) -> frozenset[str]:
+        """The points that a campaign must have killed at before its verdict can be OK."""
+
+    def install_hook(self, hook: Hook | None) -> None:
+        """Call ``hook(point)`` in this process at every sync point; ``None`` removes it."""
+
+    def plant(self, bug: str) -> None:
+        """Install a known bug in this process, for the harness's selftest."""
+
+    def create(self, directory: Path, keys: int) -> None:
+        """Make an empty store with room for ``keys`` keys in ``directory``, which exists and is empty."""
+
+    def open(self, directory: Path, *, readonly: bool = False) -> Session:
+        """Open the store that ``create`` made."""
+
+    def left_behind(self, directory: Path) -> list[str]:
+        """After every process has gone: locks still held or debris of the dead, in words."""
+
+    def versions(self) -> dict[str, str]:
+        """The software under test, e.g. ``{"sqlite": "3.40.1"}``."""

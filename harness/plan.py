@@ -1,0 +1,50 @@
+"""A plan: everything that decides what a run does, as plain data that is saved beside its results."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+WORKLOADS: Final = ("bank", "bundle", "append", "register")
+FAULTS: Final = ("kill-time", "kill-point", "pause-time", "pause-point")
+"""SIGKILL at random times, SIGKILL at the Nth hit of a sync point, SIGSTOP at random times, and SIGSTOP
+at a sync point (the lock holder's too), each followed by SIGCONT."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a run must reach to be judged at all, and what its survivors are promised.
+
+    Below the floors the verdict is ``UNKNOWN``. ``kills_min`` and ``operations_min`` are per second of the
+    run; ``point_kills_min`` is for every sync point that the engine requires. ``stall_s`` is the longest
+    time that the survivors may go without a commit (time in which the machine itself stood still, or the
+    lock holder was stopped by a fault, is not counted).
+    """
+
+    operations_min: float = 20.0
+    kills_min: float = 1.0
+    point_kills_min: int = 3
+    stall_s: float = 1.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One campaign. ``seed`` decides workloads, faults and victims through separate random streams.
+
+    ``bug`` names a planted bug (``harness.planted``), for the harness's own test. ``blind`` lists properties
+    whose findings are ignored on purpose: it exists to show that a broken detection fails the selftest.
+    """
+
+    seed: int
+    engine: str = "kvs"
+    workloads: tuple[str, ...] = WORKLOADS
+    faults: tuple[str, ...] = FAULTS
+    writers: int = 4
+    readers: int = 2
+    auditors: int = 1
+    seconds: float = 30.0
+    limits: Limits = Limits()
+    bug: str = ""
+    blind: tuple[str, ...] = ()
+    canary: bool = False
+    first_violation: bool = True
+    """End as soon as a worker reports a violation."""

@@ -1,0 +1,61 @@
+"""An embedded ACID key-value store that many processes read and write at once.
+
+import kvs
+
+with kvs.open("path") as store:
+    store[kvs.key_for("answer")] = b"42"
+"""
+
+from kvs.check import Finding
+from kvs.errors import (
+    BadUpdateError,
+    ClosedStoreError,
+    ContentAddressError,
+    CorruptedStoreError,
+    DurabilityError,
+    Error,
+    ForkedStoreError,
+    IndexFullError,
+    LockTimeoutError,
+    MaximumWritersError,
+    ReadOnlyError,
+    SnapshotTooOldError,
+    StorageFullError,
+    StoreNotFoundError,
+    StoreOptionsError,
+    TransactionAbortedError,
+    TransactionLimitError,
+    UnknownStoreError,
+    UnsupportedPlatformError,
+)
+from kvs.store import Item, Snapshot, Store, key_for, open  # noqa: A004 - as in dbm and shelve
+from kvs.transaction import Transaction
+
+__all__ = [
+    "BadUpdateError",
+    "ClosedStoreError",
+    "ContentAddressError",
+    "CorruptedStoreError",
+    "DurabilityError",
+    "Error",
+    "Finding",
+    "ForkedStoreError",
+    "IndexFullError",
+    "Item",
+    "LockTimeoutError",
+    "MaximumWritersError",
+    "ReadOnlyError",
+    "Snapshot",
+    "SnapshotTooOldError",
+    "StorageFullError",
+    "Store",
+    "StoreNotFoundError",
+    "StoreOptionsError",
+    "Transaction",
+    "TransactionAbortedError",
+    "TransactionLimitError",
+    "UnknownStoreError",
+    "UnsupportedPlatformError",
+    "key_for",
+    "open",
+]

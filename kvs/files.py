@@ -1,0 +1,153 @@
+"""The only module that opens, maps, appends, syncs, allocates, renames and unlinks.
+
+Everything that reaches the medium passes here, so that a recorder or a failing device can stand behind
+this one narrow seam. Descriptors are close-on-exec; maps are shared.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvs.errors import DurabilityError, StorageFullError
+
+Buffer = bytes | memoryview
+_IOV_MAX = 1024  # buffers of one pwritev(2), sysconf(_SC_IOV_MAX) on Linux
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def open_file(path: Path, *, write: bool, create: bool = False) -> int:
+    """A descriptor of ``path``; raises ``OSError`` as open(2) does."""
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | (os.O_CREAT if create else 0), 0o666)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StorageFullError(str(path), 0, error.errno) from error
+        raise
+
+
+def size(fd: int) -> int:
+    """Length of the file in bytes."""
+    return os.fstat(fd).st_size
+
+
+def allocate(fd: int, offset: int, length: int, path: Path) -> None:
+    """Give ``length`` bytes from ``offset`` real blocks (posix_fallocate(3)), so that no store through a
+    map meets a full disk as SIGBUS. What was there stays; what is new is zero.
+
+    Raises:
+        StorageFullError: no room; the file may be longer, its content is as before.
+    """
+    try:
+        os.posix_fallocate(fd, offset, length)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StorageFullError(str(path), length, error.errno) from error
+        raise
+
+
+def map_file(fd: int, *, write: bool, length: int = 0) -> mmap.mmap:
+    """A shared map of the whole file (or its first ``length`` bytes). It is never closed, only dropped:
+    a reader in another thread may still be looking at it.
+    """
+    prot = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+    return mmap.mmap(fd, length, flags=mmap.MAP_SHARED, prot=prot)
+
+
+def write_at(fd: int, offset: int, pieces: Sequence[Buffer], path: Path) -> None:
+    """Write all ``pieces`` one behind the other from ``offset``, however short the system calls fall.
+
+    Raises:
+        StorageFullError: no room; any prefix may have been written.
+    """
+    position = offset
+    for first in range(0, len(pieces), _IOV_MAX):
+        window: list[Buffer] = list(pieces[first : first + _IOV_MAX])
+        while window:
+            try:
+                written = os.pwritev(fd, window, position)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise StorageFullError(str(path), sum(map(len, window)), error.errno) from error
+                raise
+            position += written
+            while window and written >= len(window[0]):
+                written -= len(window.pop(0))
+            if window and written:
+                window[0] = memoryview(window[0])[written:]
+
+
+def read_at(fd: int, offset: int, length: int) -> bytes:
+    """Up to ``length`` bytes from ``offset``; fewer only at the end of the file."""
+    data = os.pread(fd, length, offset)
+    if len(data) == length or not data:
+        return data
+    parts = [data]
+    missing = length - len(data)
+    while missing:
+        part = os.pread(fd, missing, offset + length - missing)
+        if not part:
+            break
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def sync_data(fd: int, path: Path) -> None:
+    """Put the file's data on the medium: fdatasync(2), which covers stores through shared maps too.
+
+    Raises:
+        DurabilityError: it failed; the kernel may have dropped what was dirty, so nothing may be retried.
+    """
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise DurabilityError(str(path), os.strerror(error.errno or errno.EIO)) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise DurabilityError(str(path), os.strerror(error.errno or errno.EIO)) from error
+    finally:
+        os.close(fd)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a complete file its name in one step, over any older one (rename(2))."""
+    temporary.rename(final)
+
+
+def unlink(path: Path) -> None:
+    """Remove a name; one that is not there is fine. Maps of the file stay valid."""
+    path.unlink(missing_ok=True)
+
+
+def close(fd: int) -> None:
+    """Close a descriptor."""
+    os.close(fd)
+
+
+def boot_id() -> bytes:
+    """16 bytes that differ after every boot of this kernel (proc_sys_kernel(5), random/boot_id)."""
+    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return bytes.fromhex(text.strip().replace("-", ""))
+
+
+def process_state(pid: int) -> str:
+    """What ``pid`` is doing, for messages: "running", "sleeping", "stopped", "gone" or "not visible here"."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return "gone"
+    except OSError:
+        return "not visible here"
+    states = {"R": "running", "T": "stopped", "t": "stopped", "Z": "gone", "D": "waiting for the disk"}
+    return states.get(line.rpartition(")")[2].split()[0], "sleeping")

@@ -1,0 +1,356 @@
+"""The index: an open-addressing table in a shared map. Header words, probing, publishing one key and many.
+
+Linear probing from ``xxh3_64(key) & (slots - 1)``; an entry is empty iff the T of its first revision is
+zero, which is also where every ring begins, so no entry is ever emptied again and a probe may stop at the
+first empty one. One process publishes at a time (COMMIT is held); readers take no lock.
+
+All shared words are loaded and stored as aligned native 8-byte words: through ``memoryview.cast("Q")``,
+numpy, or ``struct`` in native mode for loads only (``pack_into`` clears its target first). x86-64 keeps
+the program's order of loads and of stores.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
+
+from kvs import files, layout, syncpoints
+from kvs.errors import CorruptedStoreError, SnapshotTooOldError, UnknownStoreError
+from kvs.layout import BUSY, E_PLACE, E_TIME, ENTRY_WORDS, TOMBSTONE
+from kvs.locks import Held
+from kvs.smallfile import VECTOR_MIN, Words
+
+Integers = npt.NDArray[np.int64]
+_head = layout.ENTRY_HEAD.unpack_from
+_key_words = struct.Struct("@QQ").unpack
+_PENDING_MIN = 12  # fewer keys than this are probed one by one: a numpy round costs more
+
+
+class Revision(NamedTuple):
+    """One revision as it was loaded. ``time_word`` and ``place_word`` are where its T and its location are,
+    to look again after the value was copied.
+    """
+
+    time: int
+    time_word: int
+    place_word: int
+    location: int
+    length: int
+
+
+class Index:
+    """One mapped index file.
+
+    Raises:
+        UnknownStoreError: the file is something else, or of a newer format.
+        CorruptedStoreError: it is truncated, or its header does not match its checksum.
+    """
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self.path = path
+        self.fd = files.open_file(path, write=write)
+        try:
+            self._check_header(files.read_at(self.fd, 0, layout.PAGE))
+            self.map = files.map_file(self.fd, write=write)
+        except BaseException:
+            files.close(self.fd)
+            raise
+        self.words = memoryview(self.map).cast("Q")
+        words = self.words
+        self.flags = words[layout.H_FLAGS]
+        self.slots = words[layout.H_SLOTS]
+        self.mask = self.slots - 1
+        self.capacity = words[layout.H_CAPACITY]
+        self.writers_max = words[layout.H_WRITERS_MAX]
+        self.entries = words[layout.H_ENTRIES]
+        self.first_word = self.entries // layout.WORD
+        self.store_uuid = bytes(self.map[layout.H_UUID * 8 : layout.H_UUID * 8 + 16])
+        self.durable = bool(self.flags & layout.FLAG_DURABLE)
+        self.visible_word = layout.H_DURABLE if self.durable else layout.H_COMMITTED
+        self.flat: Words = np.frombuffer(self.map, dtype=np.uint64)
+        self.halves = self.flat[self.first_word : self.first_word + self.slots * ENTRY_WORDS].reshape(-1, 8)
+        """The table as rows of 64 bytes: entry ``i`` is row ``2i`` (key and T) and row ``2i + 1``."""
+
+    def _check_header(self, page: bytes) -> None:
+        words = memoryview(page[: len(page) & -8]).cast("Q")
+        if len(words) < 2 or words[layout.H_MAGIC] != layout.INDEX_MAGIC:
+            raise UnknownStoreError(
+                "this is not the index of a kvs store; nothing was touched. Check the path",
+                path=str(self.path),
+            )
+        if words[layout.H_VERSION] > layout.FORMAT_VERSION:
+            raise UnknownStoreError(
+                f"written in format {words[layout.H_VERSION]}, newer than {layout.FORMAT_VERSION}, the newest that"
+                " this version of kvs knows; nothing was touched. Upgrade kvs",
+                path=str(self.path),
+            )
+        if len(page) < layout.PAGE:
+            raise CorruptedStoreError(
+                "the index is truncated within its header", path=str(self.path), offset_bytes=0
+            )
+        static = page[: layout.STATIC_WORDS * 8]
+        stored = page[layout.H_STATIC_HASH * 8 : layout.H_STATIC_HASH * 8 + 16]
+        if xxh3_128_digest(static) != stored or words[layout.H_FLAGS] & ~layout.FLAGS_KNOWN:
+            raise CorruptedStoreError(
+                "the index header does not match its checksum", path=str(self.path), offset_bytes=0
+            )
+        wanted = words[layout.H_ENTRIES] + words[layout.H_SLOTS] * layout.ENTRY_BYTES
+        actual = files.size(self.fd)
+        if actual < wanted:
+            raise CorruptedStoreError(
+                f"the index is truncated: {actual} bytes of {wanted}",
+                path=str(self.path),
+                offset_bytes=actual,
+            )
+
+    # -- one key ------------------------------------------------------------------------------------------
+
+    def probe(self, key: bytes) -> int:
+        """The first word of the entry of ``key``, or ``~word`` of the empty entry where it would go."""
+        slot = xxh3_64_intdigest(key) & self.mask
+        while True:
+            found, first, _, _, _ = _head(self.map, self.entries + (slot << 7))
+            if not first:
+                return ~(self.first_word + (slot << 4))
+            if found == key:
+                return self.first_word + (slot << 4)
+            slot = (slot + 1) & self.mask
+
+    def find(self, key: bytes, snapshot: int) -> Revision | None:
+        """The newest revision of ``key`` with T <= ``snapshot``, as loaded (it may be overtaken meanwhile).
+
+        Raises:
+            SnapshotTooOldError: there is none, but there may have been one.
+        """
+        slot = xxh3_64_intdigest(key) & self.mask
+        while True:
+            found, t0, t1, t2, t3 = _head(self.map, self.entries + (slot << 7))
+            if found == key:
+                break
+            if not t0:
+                return None
+            slot = (slot + 1) & self.mask
+        if not t1:
+            time, ring = (t0, 0) if t0 <= snapshot else (0, 0)
+        else:
+            times = (t0, t1, t2, t3)
+            time = max(times)
+            if time > snapshot:
+                time = max((t for t in times if t <= snapshot), default=0)
+                if not time and t3:
+                    raise SnapshotTooOldError(key, snapshot)
+            ring = times.index(time) if time else 0
+        if not time:
+            return None
+        syncpoints.reach("read.after_times")
+        words = self.words
+        word = self.first_word + (slot << 4)
+        place = word + E_PLACE + ring + ring
+        revision = Revision(time, word + E_TIME + ring, place, words[place], words[place + 1])
+        syncpoints.reach("read.after_location")
+        return revision
+
+    def revisions(self, key: bytes, snapshot: int) -> list[Revision]:
+        """All revisions of ``key`` with T <= ``snapshot`` that are still kept, newest first."""
+        word = self.probe(key)
+        if word < 0:
+            return []
+        words = self.words
+        loaded = [
+            Revision(words[word + E_TIME + i], word + E_TIME + i, word + E_PLACE + 2 * i, 0, 0)
+            for i in range(layout.REVISIONS)
+        ]
+        kept = sorted((r for r in loaded if 0 < r.time <= snapshot), reverse=True)
+        return [r._replace(location=words[r.place_word], length=words[r.place_word + 1]) for r in kept]
+
+    def unchanged(self, revision: Revision) -> bool:
+        """Whether the revision is still the one that was loaded: then what it pointed to was the value."""
+        words = self.words
+        return words[revision.time_word] == revision.time and words[revision.place_word] == revision.location
+
+    def newest(self, word: int) -> tuple[int, int]:
+        """``(T, length)`` of the newest revision of the entry at ``word``. Exact under COMMIT only."""
+        words = self.words
+        times = [words[word + E_TIME + i] for i in range(layout.REVISIONS)]
+        time = max((t for t in times if t != BUSY), default=0)
+        return time, words[word + E_PLACE + 2 * times.index(time) + 1]
+
+    # -- many keys ----------------------------------------------------------------------------------------
+
+    def locate(self, keys: Sequence[bytes]) -> tuple[Integers, Words]:
+        """``(slots, heads)``: for each key the slot of its entry, or ``~slot`` of the empty one where its
+        probe ended, and the first half of that entry, an array of shape (keys, 8).
+        """
+        count = len(keys)
+        wanted = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(count, 2)
+        homes = np.fromiter(map(xxh3_64_intdigest, keys), dtype=np.uint64, count=count)
+        slots = (homes & np.uint64(self.mask)).view(np.int64)
+        heads = self.halves.take(slots << 1, axis=0)
+        match = (heads[:, 0] == wanted[:, 0]) & (heads[:, 1] == wanted[:, 1])
+        empty = heads[:, E_TIME] == 0
+        pending = np.flatnonzero(~(match | empty))
+        while pending.size > _PENDING_MIN:
+            slots[pending] = (slots[pending] + 1) & self.mask
+            rows = self.halves.take(slots[pending] << 1, axis=0)
+            heads[pending] = rows
+            matched = (rows[:, 0] == wanted[pending, 0]) & (rows[:, 1] == wanted[pending, 1])
+            vacant = rows[:, E_TIME] == 0
+            empty[pending] = vacant
+            pending = pending[~(matched | vacant)]
+        for i in pending.tolist():
+            word = self.probe(keys[i])
+            empty[i] = word < 0
+            slots[i] = ((~word if word < 0 else word) - self.first_word) >> 4
+            heads[i] = self.halves[slots[i] << 1]
+        return np.where(empty, ~slots, slots), heads
+
+    def newest_many(self, slots: Integers, heads: Words) -> tuple[Integers, npt.NDArray[np.bool_]]:
+        """For what ``locate`` returned: T of the newest revision of each (0 if absent), and whether it is a
+        value. Exact under COMMIT only.
+        """
+        times = heads[:, E_TIME : E_TIME + layout.REVISIONS].view(np.int64)  # BUSY is -1
+        ring = times.argmax(axis=1)
+        rows = np.arange(len(slots))
+        newest = np.where(slots < 0, 0, times[rows, ring])
+        places = self.halves.take((np.where(slots < 0, 0, slots) << 1) + 1, axis=0)
+        lengths = places[rows, 2 * ring + 1]
+        return newest, (newest > 0) & (lengths != np.uint64(TOMBSTONE))
+
+    # -- publishing, under COMMIT -------------------------------------------------------------------------
+
+    def publish(
+        self, held: Held, time: int, keys: Sequence[bytes], locations: Sequence[int], lengths: Sequence[int]
+    ) -> None:
+        """Store one revision at T = ``time`` for each key; keys that already hold it are left alone, so this
+        may be done again after a death at any store, by anyone. Afterwards every revision is whole.
+        """
+        assert held.range.name == "COMMIT"
+        if len(keys) < VECTOR_MIN:
+            for key, location, length in zip(keys, locations, lengths, strict=True):
+                self._publish_one(time, key, location, length)
+        else:
+            self._publish_many(time, keys, locations, lengths)
+
+    def _publish_one(self, time: int, key: bytes, location: int, length: int) -> None:
+        reach, words = syncpoints.reach, self.words
+        word = self.probe(key)
+        if word < 0:
+            word = ~word
+            reach("publish.before_key")
+            words[word], words[word + 1] = _key_words(key)
+            reach("publish.after_key")
+            ring = 0
+        else:
+            _, *times = _head(self.map, word << 3)
+            if time in times:
+                return
+            ring = times.index(BUSY) if BUSY in times else times.index(min(times))
+        place = word + E_PLACE + ring + ring
+        reach("publish.before_busy")
+        words[word + E_TIME + ring] = BUSY
+        reach("publish.after_busy")
+        words[place] = location
+        reach("publish.after_location")
+        words[place + 1] = length
+        reach("publish.after_length")
+        words[word + E_TIME + ring] = time
+        reach("publish.after_time")
+
+    def _publish_many(
+        self, time: int, keys: Sequence[bytes], locations: Sequence[int], lengths: Sequence[int]
+    ) -> None:
+        reach, flat = syncpoints.reach, self.flat
+        slots, heads = self.locate(keys)
+        absent = np.flatnonzero(slots < 0)
+        entries, heads = self._claim(keys, slots, heads, absent)
+        times = heads[:, E_TIME : E_TIME + layout.REVISIONS].view(np.int64)  # BUSY is -1: the smallest
+        todo = np.flatnonzero(~(times == time).any(axis=1))
+        if not todo.size:
+            return
+        ring = times[todo].argmin(axis=1)
+        words = self.first_word + entries[todo] * ENTRY_WORDS
+        time_words = words + E_TIME + ring
+        places = words + E_PLACE + 2 * ring
+        reach("publish.before_busy", (self.store_prefix, time_words, BUSY))
+        flat[time_words] = np.uint64(BUSY)
+        reach("publish.after_busy")
+        flat[places] = np.asarray(locations, dtype=np.uint64)[todo]
+        reach("publish.after_location")
+        flat[places + 1] = np.asarray(lengths, dtype=np.uint64)[todo]
+        reach("publish.after_length")
+        flat[time_words] = np.uint64(time)
+        reach("publish.after_time")
+
+    def _claim(
+        self, keys: Sequence[bytes], slots: Integers, heads: Words, absent: Integers
+    ) -> tuple[Integers, Words]:
+        """Give each absent key an empty entry: its key words, then BUSY in its first T, which is what makes
+        the entry used. Entries are claimed in the order of the probes, so a death in between never leaves a
+        key behind an empty entry on its own probe path.
+        """
+        if not absent.size:
+            return slots, heads
+        reach, flat = syncpoints.reach, self.flat
+        wanted = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(len(keys), 2)
+        entries, heads = np.where(slots < 0, ~slots, slots), heads.copy()
+        pending = absent
+        while pending.size:
+            _, winners = np.unique(entries[pending], return_index=True)
+            first = pending[winners]
+            free = flat[self.first_word + entries[first] * ENTRY_WORDS + E_TIME] == 0
+            first = first[free]
+            words = self.first_word + entries[first] * ENTRY_WORDS
+            reach("publish.before_key", (self.store_prefix, words, wanted[first, 0]))
+            flat[words] = wanted[first, 0]
+            flat[words + 1] = wanted[first, 1]
+            reach("publish.after_key")
+            flat[words + E_TIME] = np.uint64(BUSY)
+            heads[first, E_TIME] = np.uint64(BUSY)
+            heads[first, E_TIME + 1 : E_TIME + layout.REVISIONS] = 0
+            pending = np.setdiff1d(pending, first, assume_unique=True)
+            entries[pending] = (entries[pending] + 1) & self.mask
+        return entries, heads
+
+    def store_prefix(self, positions: Integers, data: Words | int, count: int) -> None:
+        """Only the first ``count`` words of a scattered store: what a death in the middle of it leaves."""
+        self.flat[positions[:count]] = data if isinstance(data, int) else data[:count]
+
+    def close(self) -> None:
+        """Drop the map (it goes when the last reader has looked away) and close the descriptor."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            files.close(fd)
+
+
+def build(
+    path: Path, *, capacity: int, flags: int, store_uuid: bytes, boot_id: bytes, writers_max: int
+) -> None:
+    """Write an empty index to ``path``, with real blocks for all of it. Raises StorageFullError."""
+    slots = layout.slots_for(capacity)
+    entries = layout.entries_offset(writers_max)
+    fd = files.open_file(path, write=True, create=True)
+    try:
+        files.allocate(fd, 0, entries + slots * layout.ENTRY_BYTES, path)
+        header = np.zeros(layout.HEADER_WORDS, dtype=np.uint64)
+        header[layout.H_MAGIC] = layout.INDEX_MAGIC
+        header[layout.H_VERSION] = layout.FORMAT_VERSION
+        header[layout.H_FLAGS] = flags
+        header[layout.H_SLOTS] = slots
+        header[layout.H_CAPACITY] = max(capacity, slots * 7 // 10)
+        header[layout.H_WRITERS_MAX] = writers_max
+        header[layout.H_ENTRIES] = entries
+        header[layout.H_UUID : layout.H_UUID + 2] = np.frombuffer(store_uuid, dtype=np.uint64)
+        digest = xxh3_128_digest(header[: layout.STATIC_WORDS].tobytes())
+        header[layout.H_STATIC_HASH : layout.H_STATIC_HASH + 2] = np.frombuffer(digest, dtype=np.uint64)
+        header[layout.H_BOOT : layout.H_BOOT + 2] = np.frombuffer(boot_id, dtype=np.uint64)
+        table = np.zeros(writers_max * layout.WRITER_WORDS, dtype=np.uint64)
+        files.write_at(fd, 0, [header.tobytes(), table.tobytes()], path)
+        files.sync_data(fd, path)
+    finally:
+        files.close(fd)

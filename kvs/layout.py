@@ -1,0 +1,232 @@
+"""Every byte on disk, defined once. Little-endian; shared words are aligned to 8 bytes.
+
+``index.<gen>`` (shared map)::
+
+    0       header page         4,096 bytes, see the H_ words below
+    4096    writer table        writers_max places of 64 bytes, see the W_ words
+    ...     entries             slots entries of 128 bytes, page aligned, see the E_ words
+
+``NNNNN.small`` (append only)::
+
+    0       smallfile header    64 bytes
+    64      records             each 64-byte aligned: a 48-byte header, the value, zero padding
+
+An entry keeps the four T together with the key in its first cache line, so that a lookup that misses, and
+the choice of a revision, touch one line only; locations and lengths fill the second.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+import numpy as np
+from xxhash import xxh3_128_digest
+
+FORMAT_VERSION: Final = 1
+INDEX_MAGIC: Final = int.from_bytes(b"kvs-indx", "little")
+SMALLFILE_MAGIC: Final = int.from_bytes(b"kvs-smal", "little")
+
+KEY_BYTES: Final = 16
+WORD: Final = 8
+PAGE: Final = 4096
+KEYS_MAX: Final = 65_535
+"""Most keys in one transaction."""
+VALUE_BYTES_MAX: Final = 1 << 30
+"""Longest value: 1 GiB."""
+WRITERS_MAX: Final = 128
+"""Writer places of a new store."""
+REVISIONS: Final = 4
+INDEX_CAPACITY: Final = 180_000
+"""Keys that a new store has room for, unless ``index_capacity`` says otherwise."""
+
+# Header words (index of an 8-byte word in the file).
+H_MAGIC: Final = 0
+H_VERSION: Final = 1
+H_FLAGS: Final = 2
+H_SLOTS: Final = 3  # entries in the table, a power of two
+H_CAPACITY: Final = 4  # keys that may be in it
+H_WRITERS_MAX: Final = 5
+H_ENTRIES: Final = 6  # byte offset of the first entry
+H_GENERATION: Final = 7
+H_UUID: Final = 8  # two words; smallfiles of another incarnation carry another
+H_STATIC_HASH: Final = 14  # two words: xxh3-128 of words 0 to 13
+STATIC_WORDS: Final = 14
+H_COMMITTED: Final = 16  # C: the newest visible transaction
+H_DURABLE: Final = 24  # D: the newest that is on the medium
+H_INTENT: Final = 32  # T of the commit in progress, 0 when there is none
+H_INTENT_WRITER: Final = 33
+H_INTENT_FILE: Final = 34
+H_INTENT_OFFSET: Final = 35  # byte offset of the commit record in that smallfile
+H_KEYS_LIVE: Final = 40  # keys whose newest revision is a value
+H_ENTRIES_USED: Final = 41
+H_OWNER_PID: Final = 48  # who holds COMMIT: for messages only, never for a decision
+H_BOOT: Final = 56  # two words: the kernel's boot id when the index was last opened for writing
+H_CLEAN: Final = 58  # two words: the clean-close hash, zero while anybody may write
+HEADER_WORDS: Final = PAGE // WORD
+
+FLAG_DURABLE: Final = 1
+FLAG_INTEGRITY: Final = 2
+FLAG_CONTENT_ADDRESSED: Final = 4
+FLAGS_KNOWN: Final = 7
+
+# Writer places (words from the place's own first word).
+WRITER_WORDS: Final = 8
+W_PID: Final = 0
+W_TAIL: Final = 1  # bytes of the smallfile that hold published transactions
+W_FILE: Final = 2  # the smallfile's id
+
+# Entries (words from the entry's own first word).
+ENTRY_WORDS: Final = 16
+ENTRY_BYTES: Final = 128
+E_KEY: Final = 0  # two words
+E_TIME: Final = 2  # four words: T of each revision; the first one is zero iff the entry is empty
+E_PLACE: Final = 8  # four pairs {location, length}
+NEVER: Final = 0  # a revision that was never used
+BUSY: Final = (1 << 64) - 1  # a revision that is being overwritten
+TOMBSTONE: Final = (1 << 64) - 1  # the length of a removal
+
+ENTRY_HEAD: Final = struct.Struct("@16s4Q")
+"""Key and the four T. Native mode: each T is one aligned 8-byte load (a standard-size format tears)."""
+
+# Locations: the smallfile's id above 40 bits of offset in units of 64 bytes.
+ALIGN: Final = 64
+LOCATION_SHIFT: Final = 40
+LOCATION_MASK: Final = (1 << LOCATION_SHIFT) - 1
+
+# Records.
+#   0   hash      16   xxh3-128 of bytes 16 to 48 + length; zero for values of a store without integrity
+#   16  key       16   for a commit record: the store's uuid
+#   32  length     8   of the value; a removal has none, 0
+#   40  tag        8   kind << 56 | sequence (of a record: its place in the transaction; of a commit: T)
+#   48  value
+RECORD_HEADER: Final = struct.Struct("<16s16sQQ")
+RECORD_HEADER_BYTES: Final = 48
+RECORD_TAIL: Final = struct.Struct("<16sQQ")  # the header without its hash
+RECORD_DTYPE: Final = np.dtype([("hash", "V16"), ("key", "V16"), ("length", "<u8"), ("tag", "<u8")])
+HASH_BYTES: Final = 16
+KIND_SHIFT: Final = 56
+SEQUENCE_MASK: Final = (1 << KIND_SHIFT) - 1
+KIND_VALUE: Final = 1
+KIND_REMOVAL: Final = 2
+KIND_COMMIT: Final = 3
+
+# The value of a commit record.
+#   0   extent_offset    8   where the transaction's records begin
+#   8   extent_bytes     8   they are contiguous, and the commit record follows them
+#   16  count            8
+#   24  keys_live        8   the header's counters after this transaction: absolute, so that
+#   32  entries_used     8   accounting can be redone any number of times
+#   40  reserved         8
+#   48  records_hash    16   xxh3-128 of the extent
+#   64  reserved        16
+COMMIT_VALUE: Final = struct.Struct("<QQQQQQ16s16x")
+COMMIT_VALUE_BYTES: Final = 80
+COMMIT_BYTES: Final = RECORD_HEADER_BYTES + COMMIT_VALUE_BYTES
+
+# The smallfile header.
+#   0   magic      8
+#   8   version    8
+#   16  uuid      16   of the store
+#   32  file id    8
+#   40  reserved   8
+#   48  hash      16   xxh3-128 of bytes 0 to 48
+SMALLFILE_HEADER: Final = struct.Struct("<QQ16sQQ")
+SMALLFILE_HEADER_BYTES: Final = 64
+
+assert RECORD_HEADER.size == RECORD_HEADER_BYTES == RECORD_DTYPE.itemsize
+assert RECORD_TAIL.size == RECORD_HEADER_BYTES - HASH_BYTES
+assert COMMIT_VALUE.size == COMMIT_VALUE_BYTES
+assert COMMIT_BYTES % ALIGN == 0
+assert SMALLFILE_HEADER.size + HASH_BYTES == SMALLFILE_HEADER_BYTES == ALIGN
+assert ENTRY_WORDS * WORD == ENTRY_BYTES
+assert ENTRY_HEAD.size == E_TIME * WORD + REVISIONS * WORD
+assert E_PLACE + 2 * REVISIONS == ENTRY_WORDS
+
+
+def padded(size_bytes: int) -> int:
+    """``size_bytes`` rounded up to the 64-byte grid."""
+    return (size_bytes + ALIGN - 1) & -ALIGN
+
+
+def record_bytes(length: int) -> int:
+    """Bytes that a record with a value of ``length`` bytes takes; a removal takes those of length 0."""
+    return (RECORD_HEADER_BYTES + length + ALIGN - 1) & -ALIGN
+
+
+def pack_location(file_id: int, offset_bytes: int) -> int:
+    """The one word that says where a record begins."""
+    return file_id << LOCATION_SHIFT | offset_bytes // ALIGN
+
+
+def unpack_location(location: int) -> tuple[int, int]:
+    """``(file id, offset in bytes)`` of a packed location."""
+    return location >> LOCATION_SHIFT, (location & LOCATION_MASK) * ALIGN
+
+
+def slots_for(capacity: int) -> int:
+    """Entries for ``capacity`` keys: the power of two that they fill to at most 70 %."""
+    return 1 << max(6, (capacity * 10 // 7).bit_length())
+
+
+def entries_offset(writers_max: int) -> int:
+    """Byte offset of the first entry: header page and writer table, rounded up to a page."""
+    return (PAGE + writers_max * WRITER_WORDS * WORD + PAGE - 1) & -PAGE
+
+
+def writer_word(slot: int) -> int:
+    """Index of the first word of writer place ``slot``."""
+    return HEADER_WORDS + slot * WRITER_WORDS
+
+
+def smallfile_name(file_id: int) -> str:
+    """``NNNNN.small``. The id is the writer place for now; rolled-over files add multiples of writers_max."""
+    return f"{file_id:05d}.small"
+
+
+def index_name(generation: int) -> str:
+    """``index.<gen>``."""
+    return f"index.{generation}"
+
+
+def pack_smallfile_header(store_uuid: bytes, file_id: int) -> bytes:
+    """The 64 bytes at the start of a smallfile."""
+    head = SMALLFILE_HEADER.pack(SMALLFILE_MAGIC, FORMAT_VERSION, store_uuid, file_id, 0)
+    return head + xxh3_128_digest(head)
+
+
+class Commit(NamedTuple):
+    """What a commit record says beside its T. Offsets and sizes in bytes."""
+
+    extent_offset: int
+    extent_bytes: int
+    records: int
+    keys_live: int
+    entries_used: int
+    records_hash: bytes
+
+
+def pack_commit(store_uuid: bytes, transaction: int, commit: Commit) -> bytes:
+    """The 128 bytes of a commit record, with its own hash."""
+    tail = RECORD_TAIL.pack(store_uuid, COMMIT_VALUE_BYTES, KIND_COMMIT << KIND_SHIFT | transaction)
+    body = tail + COMMIT_VALUE.pack(
+        commit.extent_offset,
+        commit.extent_bytes,
+        commit.records,
+        commit.keys_live,
+        commit.entries_used,
+        0,
+        commit.records_hash,
+    )
+    return xxh3_128_digest(body) + body
+
+
+def unpack_commit(store_uuid: bytes, data: bytes) -> tuple[int, Commit] | None:
+    """``(T, commit)`` of 128 bytes, or ``None`` unless they are a whole commit record of this store."""
+    if len(data) != COMMIT_BYTES or xxh3_128_digest(data[HASH_BYTES:]) != data[:HASH_BYTES]:
+        return None
+    key, length, tag = RECORD_TAIL.unpack_from(data, HASH_BYTES)
+    if key != store_uuid or length != COMMIT_VALUE_BYTES or tag >> KIND_SHIFT != KIND_COMMIT:
+        return None
+    offset, size, count, live, used, _, digest = COMMIT_VALUE.unpack_from(data, RECORD_HEADER_BYTES)
+    return tag & SEQUENCE_MASK, Commit(offset, size, count, live, used, digest)

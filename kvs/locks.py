@@ -1,0 +1,204 @@
+"""Named byte ranges of ``ranges.lock``, the order in which they may be taken, and the whole-file gate.
+
+All ranges are open-file-description locks (fcntl(2), ``F_OFD_SETLK``): they belong to the description that
+``RangeLocks`` opened once, so closing another descriptor of the file does not drop them (POSIX record locks
+vanish on any close in the process, and ``mmap.close`` counts), and the kernel releases them when the last
+holder of the description dies, whatever it was doing. A forked child shares the description and would keep
+a dead parent's locks alive, so the child closes it at once, and never unlocks.
+
+There is no timed OFD wait: a waiter tries, yields, and sleeps in growing steps (``syncpoints.wait``), and
+after ``timeout_s`` says who holds the lock. All threads of a handle share its description, so the caller
+holds an in-process mutex in front of ``acquire``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import struct
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+import portalocker
+
+from kvs import files, syncpoints
+from kvs.errors import LockTimeoutError, StoreNotFoundError, UnsupportedPlatformError
+
+_FLOCK: Final = struct.Struct(
+    "@hhqqi4x"
+)  # struct flock of Linux on 64 bits: type, whence, start, length, pid
+
+
+class Range(NamedTuple):
+    """One lockable range: a rank in the lock order, and the byte that stands for it."""
+
+    name: str
+    rank: int
+    start: int
+
+
+class Held(NamedTuple):
+    """Proof that a range is held; functions that need a lock take one."""
+
+    range: Range
+
+
+COMPACT: Final = Range("COMPACT", 0, 0)
+COMMIT: Final = Range("COMMIT", 2, 1)
+
+
+def writer_range(slot: int) -> Range:
+    """``WRITER[slot]``: held by the live owner of a writer place for as long as it lives."""
+    return Range(f"WRITER[{slot}]", 1, 1024 + slot)
+
+
+def check_platform() -> None:
+    """Raise UnsupportedPlatformError where the locks or the memory order that we rely on do not exist."""
+    if sys.platform != "linux" or not hasattr(fcntl, "F_OFD_SETLK"):
+        raise UnsupportedPlatformError(
+            "kvs needs Linux's open-file-description locks (fcntl F_OFD_SETLK); this platform has none."
+            " Nothing was touched"
+        )
+    if platform.machine() not in {"x86_64", "AMD64"} or sys.maxsize < 2**63 - 1:
+        raise UnsupportedPlatformError(
+            f"kvs relies on the store order of 64-bit x86, which {platform.machine()} does not promise without"
+            " fences. Nothing was touched"
+        )
+
+
+class LockOrderError(AssertionError):
+    """A lock of lower rank was asked for while one of higher rank is held: a bug in kvs, not in its user."""
+
+
+class RangeLocks:
+    """The ranges of one handle, on one open file description.
+
+    ``owner`` tells who holds a range, for messages only (a pid, 0 if unknown).
+    """
+
+    def __init__(self, path: Path, owner: Callable[[Range], int]) -> None:
+        self.fd = files.open_file(path, write=True)
+        self._owner = owner
+        self._held: list[Held] = []
+        _all.add(self)
+
+    def try_acquire(self, wanted: Range) -> Held | None:
+        """Take ``wanted`` if nobody holds it. Raises LockOrderError; returns ``None`` when it is held."""
+        held = self._held
+        if held and held[-1].range.rank >= wanted.rank:
+            raise LockOrderError(f"{wanted.name} asked for while holding {held[-1].range.name}")
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, wanted.start, 1, 0))
+        except (BlockingIOError, PermissionError):  # EAGAIN, EACCES: fcntl(2) allows either
+            return None
+        proof = Held(wanted)
+        held.append(proof)
+        return proof
+
+    def acquire(self, wanted: Range, timeout_s: float) -> Held:
+        """Take ``wanted``, waiting for its holder at most ``timeout_s``.
+
+        Raises:
+            LockTimeoutError: names the holder; nothing is held that was not held before.
+        """
+        proof = self.try_acquire(wanted)
+        if proof is not None:
+            return proof
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            syncpoints.wait(wanted.name, attempt)
+            attempt += 1
+            proof = self.try_acquire(wanted)
+            if proof is not None:
+                return proof
+            waited = time.monotonic() - started
+            if waited >= timeout_s:
+                pid = self._owner(wanted)
+                raise LockTimeoutError(wanted.name, pid, files.process_state(pid) if pid else "", waited)
+
+    def release(self, proof: Held) -> None:
+        """Let go of the range that was taken last."""
+        assert self._held
+        assert self._held[-1] is proof, f"{proof.range.name} is not the lock that was taken last"
+        self._held.pop()
+        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, 0, proof.range.start, 1, 0))
+
+    def held_elsewhere(self, asked: Range) -> bool:
+        """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""
+        return range_is_held(self.fd, asked)
+
+    def close(self) -> None:
+        """Close the description, which releases everything unless a forked child still has it."""
+        fd, self.fd = self.fd, -1
+        self._held.clear()
+        if fd >= 0:
+            files.close(fd)
+
+
+def range_is_held(fd: int, asked: Range) -> bool:
+    """Whether a description other than ``fd``'s holds ``asked`` now."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, asked.start, 1, 0))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+_all: weakref.WeakSet[RangeLocks] = weakref.WeakSet()
+_gates: set[IO[bytes]] = set()
+
+
+def _close_in_child() -> None:
+    """After a fork: close the shared descriptions without unlocking, so that the parent's locks live."""
+    for locks in list(_all):
+        locks.close()
+    for gate in list(_gates):
+        gate.close()
+    _gates.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+@contextlib.contextmanager
+def gate(path: Path, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
+    """Hold the whole-file lock ``store.lock`` while a store is created, replaced or opened (flock(2)).
+
+    Raises:
+        LockTimeoutError: another process is creating or replacing the store.
+        StoreNotFoundError: the file is not there (and ``exclusive`` is not asked for).
+    """
+    try:
+        file = path.open("ab" if exclusive else "rb")
+    except FileNotFoundError:
+        raise StoreNotFoundError(str(path.parent)) from None
+    _gates.add(file)
+    try:
+        mode = portalocker.LockFlags.EXCLUSIVE if exclusive else portalocker.LockFlags.SHARED
+        _lock_file(file, mode | portalocker.LockFlags.NON_BLOCKING, timeout_s)
+        yield
+    finally:
+        _gates.discard(file)
+        file.close()  # releases the flock
+
+
+def _lock_file(file: IO[bytes], flags: portalocker.LockFlags, timeout_s: float) -> None:
+    started = time.monotonic()
+    attempt = 0
+    while True:
+        try:
+            portalocker.lock(file, flags)
+        except portalocker.exceptions.AlreadyLocked as error:
+            waited = time.monotonic() - started
+            if waited >= timeout_s:
+                raise LockTimeoutError(
+                    "store.lock (creating or replacing the store)", 0, "", waited
+                ) from error
+            syncpoints.wait("GATE", attempt)
+            attempt += 1
+        else:
+            return

@@ -1,0 +1,543 @@
+"""The store as its users see it: ``open``, a mapping of keys to values, transactions and snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import types
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from xxhash import xxh3_128_digest
+
+from kvs import check, layout, locks, opening, reading
+from kvs.errors import (
+    ClosedStoreError,
+    ContentAddressError,
+    Error,
+    ForkedStoreError,
+    ReadOnlyError,
+    SnapshotTooOldError,
+    StoreOptionsError,
+    TransactionAbortedError,
+    TransactionLimitError,
+)
+from kvs.check import Finding
+from kvs.index import Index
+from kvs.locks import Held
+from kvs.smallfile import Smallfiles
+from kvs.transaction import Isolation, Transaction, Writer
+
+Key = bytes | int | uuid.UUID
+Data = bytes | bytearray | memoryview
+_Result = TypeVar("_Result")
+_ITERATION_CHUNK = 1 << 12
+
+
+class Item(NamedTuple):
+    """One revision: the key, its value, and the T of the transaction that wrote it."""
+
+    key: bytes
+    value: bytes
+    transaction_counter: int
+
+
+def key_for(data: bytes | str) -> bytes:
+    """The 16-byte key of any bytes or text: their xxh3-128 (of the UTF-8 encoding)."""
+    return xxh3_128_digest(data.encode() if isinstance(data, str) else data)
+
+
+def normalise(key: object) -> bytes:
+    """The 16 bytes of a key: bytes as they are, integers big-endian, UUIDs by their bytes.
+
+    Raises:
+        TypeError, ValueError: it is not a 128-bit key.
+    """
+    if type(key) is bytes and len(key) == layout.KEY_BYTES:
+        return key
+    if isinstance(key, uuid.UUID):
+        return key.bytes
+    if isinstance(key, int) and not isinstance(key, bool):
+        if not 0 <= key < 1 << 128:
+            raise ValueError(f"key {key} is not in [0, 2**128); nothing was done")
+        return key.to_bytes(layout.KEY_BYTES, "big")
+    if isinstance(key, bytes | bytearray | memoryview):
+        data = bytes(key)
+        if len(data) != layout.KEY_BYTES:
+            raise ValueError(
+                f"a key has 16 bytes, this one {len(data)}; nothing was done. kvs.key_for hashes any data"
+            )
+        return data
+    raise TypeError(f"a key is 16 bytes, an int or a uuid.UUID, not {type(key).__name__}; nothing was done")
+
+
+class Store(MutableMapping[Any, bytes]):
+    """One open handle on a store. Any number of threads may use it at once; see ``open``."""
+
+    def __init__(self, path: Path, options: opening.Options) -> None:
+        self.path = path
+        self._options = options
+        self._gone: Callable[[], Error] | None = None
+        locks.check_platform()
+        opening.ensure(path, options)
+        with locks.gate(path / opening.GATE, exclusive=False, timeout_s=options.lock_timeout_s):
+            write = options.flag != "r"
+            index_path = path / layout.index_name(opening.GENERATION)
+            self._index: Index = Index(index_path, write=write)
+            self._writer: Writer | None = None
+            try:
+                opening.check_options(self._index, options, path)
+                opening.check_boot(self._index, index_path)
+                self._integrity = bool(self._index.flags & layout.FLAG_INTEGRITY)
+                self._content_addressed = bool(self._index.flags & layout.FLAG_CONTENT_ADDRESSED)
+                self._smallfiles: Smallfiles = Smallfiles(
+                    path, self._index.store_uuid, mapped=options.mapped, integrity=self._integrity
+                )
+                if write:
+                    self._writer = opening.claim(path, self._index, self._smallfiles, options)
+            except BaseException:
+                self._index.close()
+                raise
+        _stores[id(self)] = self
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The value of ``key`` now, or ``default``.
+
+        Raises:
+            CorruptedStoreError: its record is damaged. (So do all the reading calls below.)
+        """
+        if type(key) is not bytes or len(key) != 16:
+            key = normalise(key)
+        try:
+            value = reading.read_current(self._index, self._smallfiles, key)[1]
+        except AttributeError:
+            self._explain()
+        return default if value is None else value
+
+    def __getitem__(self, key: Any) -> bytes:
+        value = self.get(key)
+        if value is None:
+            raise KeyError(key)
+        return value  # type: ignore[no-any-return]
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(key) is not None
+
+    def get_many(self, keys: Iterable[Key]) -> list[bytes | None]:
+        """The values of ``keys``, all from one snapshot, ``None`` where absent."""
+        names = [normalise(key) for key in keys]
+        while True:
+            self._check_usable()
+            try:
+                return self._read_many(names, self._visible())
+            except SnapshotTooOldError:
+                continue
+
+    def find(self, key: Key, revision: int = 0) -> Item | None:
+        """The ``revision``-th newest revision of ``key`` (0 to 3; 0 is the newest), or ``None`` where it is a
+        removal or not kept.
+        """
+        if not 0 <= revision < layout.REVISIONS:
+            raise ValueError(f"revision {revision}: the store keeps revisions 0 to {layout.REVISIONS - 1}")
+        name = normalise(key)
+        self._check_usable()
+        if revision:
+            found = reading.read_revision(self._index, self._smallfiles, name, self._visible(), revision)
+        else:
+            found = reading.read_current(self._index, self._smallfiles, name)
+        return None if found[1] is None else Item(name, found[1], found[0])
+
+    def last_updated(self, keys: Iterable[Key]) -> list[int]:
+        """For each key the T of the transaction that wrote or removed it last, 0 where none ever did."""
+        with self.snapshot() as snapshot:
+            return [snapshot.find_time(key) for key in keys]
+
+    def snapshot(self) -> Snapshot:
+        """A consistent view of everything that is acknowledged by now."""
+        self._check_usable()
+        return Snapshot(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.snapshot() as snapshot:
+            yield from snapshot
+
+    def __len__(self) -> int:
+        self._check_usable()
+        return self._index.words[layout.H_KEYS_LIVE]
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def __setitem__(self, key: Any, value: Data) -> None:
+        name = key if type(key) is bytes and len(key) == 16 else normalise(key)
+        data = value if type(value) is bytes else bytes(value)
+        self._check_value(name, data)
+        self._usable_writer().commit({name: data}, {})
+
+    def __delitem__(self, key: Any) -> None:
+        name = normalise(key)
+
+        def remove(txn: Transaction) -> None:
+            if txn.fetch(name) is None:
+                raise KeyError(key)
+            txn.remove(name)
+
+        self.transact(remove)
+
+    def put_many(self, pairs: Mapping[Any, Data] | Iterable[tuple[Key, Data]]) -> int | None:
+        """Write all pairs in one atomic transaction, the last one of equal keys; returns its T, or ``None``
+        where there were none. Errors as ``Transaction.commit``; nothing was written then.
+        """
+        changes: dict[bytes, bytes | None] = {}
+        for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+            name = key if type(key) is bytes and len(key) == 16 else normalise(key)
+            data = value if type(value) is bytes else bytes(value)
+            changes[name] = data
+        if len(changes) > layout.KEYS_MAX:
+            raise TransactionLimitError(len(changes), layout.KEYS_MAX)
+        if self._content_addressed or any(
+            len(data or b"") > layout.VALUE_BYTES_MAX for data in changes.values()
+        ):
+            for name, checked in changes.items():
+                self._check_value(name, checked or b"")
+        writer = self._usable_writer()
+        return writer.commit(changes, {}) if changes else None
+
+    def transaction(self, isolation: Isolation = "serializable") -> Transaction:
+        """Begin an optimistic transaction. ``serializable`` validates everything that was fetched,
+        ``snapshot`` only what is written. A transaction that writes nothing never aborts for conflicts.
+        """
+        self._check_usable()
+        return Transaction(
+            self._index, self._smallfiles, self._usable_writer, self._check_value, normalise, isolation
+        )
+
+    def transact(
+        self, fn: Callable[[Transaction], _Result], isolation: Isolation = "serializable"
+    ) -> _Result:
+        """Run ``fn(txn)`` and commit, again and again until nobody else came first. Returns what ``fn``
+        returned. An exception from ``fn`` aborts and is passed on.
+        """
+        while True:
+            try:
+                with self.transaction(isolation) as txn:
+                    return fn(txn)
+            except TransactionAbortedError:
+                continue  # somebody else committed: there is progress, and nothing to wait for
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        """Remove ``key`` and return its value, in one transaction."""
+        name = normalise(key)
+
+        def remove(txn: Transaction) -> bytes | None:
+            value = txn.fetch(name)
+            if value is not None:
+                txn.remove(name)
+            return value
+
+        value = self.transact(remove)
+        if value is not None:
+            return value
+        if default:
+            return default[0]
+        raise KeyError(key)
+
+    def setdefault(self, key: Any, default: Any = b"") -> bytes:
+        """The value of ``key``, after writing ``default`` if it was absent, in one transaction."""
+        name = normalise(key)
+
+        def place(txn: Transaction) -> bytes:
+            value = txn.fetch(name)
+            if value is None:
+                value = bytes(default)
+                txn.update(name, value)
+            return value
+
+        return self.transact(place)
+
+    # -- the whole store ----------------------------------------------------------------------------------
+
+    def verify(self, *, log: bool = True) -> list[Finding]:
+        """Check every invariant (``kvs.check.INVARIANTS``) and return the findings: none means sound.
+
+        The index is checked under COMMIT, which writers wait for meanwhile; records and (with ``log``) the
+        whole of every smallfile are checked after. A read-only handle takes no lock, so it checks the
+        structure only if no commit came in between, within a few tries.
+        """
+        self._check_usable()
+        findings: list[Finding] = []
+        index, smallfiles = self._index, self._smallfiles
+
+        def examine(_: Held | None) -> None:
+            findings.extend(check.structure(index))
+            if log:
+                findings.extend(check.log(index, smallfiles))
+
+        if self._writer is not None:
+            self._writer.locked(examine)
+        else:
+            words = index.words
+            for _ in range(5):
+                before = words[layout.H_COMMITTED]
+                findings.clear()
+                if not words[layout.H_INTENT]:
+                    examine(None)
+                if words[layout.H_COMMITTED] == before and not words[layout.H_INTENT]:
+                    break
+                findings.clear()
+        return findings + check.contents(index, smallfiles, self._visible(), integrity=self._integrity)
+
+    def stat(self) -> dict[str, Any]:
+        """Counters and properties, for people and machines: plain numbers, strings and booleans."""
+        self._check_usable()
+        index = self._index
+        words = index.words
+        tails = [words[layout.writer_word(i) + layout.W_TAIL] for i in range(index.writers_max)]
+        return {
+            "path": str(self.path),
+            "format": layout.FORMAT_VERSION,
+            "keys": words[layout.H_KEYS_LIVE],
+            "transactions": self._visible(),
+            "durable": index.durable,
+            "integrity": self._integrity,
+            "content_addressed": self._content_addressed,
+            "index_capacity": index.capacity,
+            "index_used": words[layout.H_ENTRIES_USED],
+            "index_bytes": index.entries + index.slots * layout.ENTRY_BYTES,
+            "writers_max": index.writers_max,
+            "smallfiles": sum(1 for tail in tails if tail),
+            "smallfile_bytes": sum(tails),
+            "intent": words[layout.H_INTENT],
+        }
+
+    def close(self) -> None:
+        """Close the handle; idempotent. The last writer to close syncs everything and marks the store clean.
+
+        Raises:
+            LockTimeoutError, DurabilityError: the clean mark could not be set. The handle is closed all the
+                same, its locks are released, and nothing that was acknowledged is lost.
+        """
+        if self._gone is not None:
+            return
+        self._gone = lambda: ClosedStoreError(str(self.path))
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                opening.leave(self._index, self._smallfiles, writer)
+        finally:
+            self._let_go()
+
+    def __enter__(self) -> Store:
+        self._check_usable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "" if self._gone is None else " (closed)"
+        return f"<kvs.Store {str(self.path)!r} flag={self._options.flag!r}{state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a kvs.Store cannot be pickled: it holds locks. Open it again in the other process")
+
+    # -- within -------------------------------------------------------------------------------------------
+
+    def _visible(self) -> int:
+        return self._index.words[self._index.visible_word]
+
+    def _read_many(self, names: Sequence[bytes], snapshot: int) -> list[bytes | None]:
+        return reading.read_many(self._index, self._smallfiles, names, snapshot, integrity=self._integrity)
+
+    def _check_value(self, key: bytes, value: bytes) -> None:
+        if len(value) > layout.VALUE_BYTES_MAX:
+            raise ValueError(
+                f"a value of {len(value)} bytes: at most {layout.VALUE_BYTES_MAX} fit; nothing was written"
+            )
+        if self._content_addressed and (expected := xxh3_128_digest(value)) != key:
+            raise ContentAddressError(key, expected)
+
+    def _usable_writer(self) -> Writer:
+        writer = self._writer
+        if writer is None:
+            self._check_usable()
+            raise ReadOnlyError(str(self.path))
+        return writer
+
+    def _check_usable(self) -> None:
+        if self._gone is not None:
+            raise self._gone()
+
+    def _explain(self) -> NoReturn:
+        """An attribute was missing: because the handle is closed, or because of a bug here."""
+        self._check_usable()
+        raise  # noqa: PLE0704 - called from an except clause only
+
+    def _let_go(self) -> None:
+        """Drop maps and descriptors. What another thread is reading stays mapped until it is done."""
+        index, smallfiles = self._index, self._smallfiles
+        del self._index, self._smallfiles
+        index.close()
+        smallfiles.close()
+
+    def _abandon(self) -> None:
+        """In a forked child: nothing of the parent's may be used, synced or unlocked."""
+        if self._gone is not None:
+            return
+        self._gone = lambda: ForkedStoreError(str(self.path))
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._let_go()
+
+
+class Snapshot:
+    """Everything up to transaction ``transaction_counter`` and nothing after, for as long as the store keeps
+    the revisions: a key that is written four times meanwhile is ``SnapshotTooOldError``.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open = True
+        self.transaction_counter: int = store._visible()
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value of ``key`` in this view, or ``default``. Raises SnapshotTooOldError."""
+        value = self._read(normalise(key))[1]
+        return default if value is None else value
+
+    def __getitem__(self, key: Key) -> bytes:
+        value = self._read(normalise(key))[1]
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: Key) -> bool:
+        return self._read(normalise(key))[1] is not None
+
+    def find(self, key: Key) -> Item | None:
+        """The key, its value and the T that wrote it, in this view; ``None`` if absent."""
+        name = normalise(key)
+        time, value = self._read(name)
+        return None if value is None else Item(name, value, time)
+
+    def find_time(self, key: Key) -> int:
+        """T of the transaction that wrote or removed ``key`` last, in this view; 0 where none did."""
+        return self._read(normalise(key))[0]
+
+    def get_many(self, keys: Iterable[Key]) -> list[bytes | None]:
+        """The values of ``keys`` in this view, ``None`` where absent. Raises SnapshotTooOldError."""
+        self._check_open()
+        return self._store._read_many([normalise(key) for key in keys], self.transaction_counter)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The keys in this view, in no particular order, in bounded memory. Raises SnapshotTooOldError."""
+        return (key for key, _ in self.items())
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values in this view. Raises SnapshotTooOldError."""
+        self._check_open()
+        index = self._store._index
+        for first in range(0, index.slots, _ITERATION_CHUNK):
+            self._check_open()
+            self._store._check_usable()
+            heads = index.halves[2 * first : 2 * min(first + _ITERATION_CHUNK, index.slots) : 2]
+            used = heads[heads[:, layout.E_TIME] != 0, :2]
+            keys = [row.tobytes() for row in used]
+            values = self._store._read_many(keys, self.transaction_counter)
+            yield from ((key, value) for key, value in zip(keys, values, strict=True) if value is not None)
+
+    def close(self) -> None:
+        """Let go of the view; idempotent."""
+        self._open = False
+
+    def __enter__(self) -> Snapshot:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, name: bytes) -> tuple[int, bytes | None]:
+        self._check_open()
+        return reading.read(self._store._index, self._store._smallfiles, name, self.transaction_counter)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ClosedStoreError("the snapshot")
+        self._store._check_usable()
+
+
+_stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
+
+
+def _abandon_all() -> None:
+    for store in list(_stores.values()):
+        with contextlib.suppress(OSError):
+            store._abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+def open(  # noqa: A001 - as in dbm, shelve and lmdb
+    path: str | os.PathLike[str],
+    flag: str = "c",
+    *,
+    durable: bool | None = None,
+    integrity: bool | None = None,
+    content_addressed: bool | None = None,
+    io: str = "mmap",
+    lock_timeout_s: float = 30.0,
+    index_capacity: int = layout.INDEX_CAPACITY,
+) -> Store:
+    """Open the store in the directory ``path``.
+
+    Args:
+        flag: ``r`` read only, ``w`` read and write, ``c`` the same and create it if it is not there, ``n``
+            always a new, empty one.
+        durable: an acknowledged commit survives power loss. Fixed at creation, like the next two; ``None``
+            means as stored (at creation: ``False``, ``True``, ``False``).
+        integrity: every value carries its xxh3-128, which every read checks.
+        content_addressed: every key must be the xxh3-128 of its value.
+        io: ``mmap``, or ``append`` for positional reads and gathered appends; chosen per handle.
+        lock_timeout_s: how long a commit waits for another process before LockTimeoutError.
+        index_capacity: keys that a new store has room for (128 bytes of index each, and slack).
+
+    Raises:
+        StoreNotFoundError, UnknownStoreError, CorruptedStoreError, StoreOptionsError, MaximumWritersError,
+        LockTimeoutError, StorageFullError, UnsupportedPlatformError: nothing that was there was changed.
+        OSError: the file system refuses, e.g. PermissionError.
+    """
+    if flag not in {"r", "w", "c", "n"}:
+        raise StoreOptionsError(f"flag {flag!r}: one of r, w, c, n; nothing was touched")
+    if io not in {"mmap", "append"}:
+        raise StoreOptionsError(f"io {io!r}: 'mmap' or 'append'; nothing was touched")
+    if not 1 <= index_capacity <= 1 << 33:
+        raise StoreOptionsError(
+            f"index_capacity {index_capacity}: from 1 to {1 << 33} keys; nothing was touched"
+        )
+    if not lock_timeout_s >= 0:
+        raise StoreOptionsError(f"lock_timeout_s {lock_timeout_s}: zero or more seconds; nothing was touched")
+    options = opening.Options(
+        flag,
+        durable,
+        integrity,
+        content_addressed,
+        io == "mmap",
+        lock_timeout_s,
+        index_capacity,
+        layout.WRITERS_MAX,
+    )
+    return Store(Path(path), options)
+
+
+__all__ = ["Item", "Snapshot", "Store", "key_for", "open"]

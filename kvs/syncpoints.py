@@ -1,0 +1,108 @@
+"""Sync points: every place where the order of effects matters, by name.
+
+A point is an ordinary call, ``syncpoints.reach("commit.after_lock")``, which costs one call of an empty
+function until somebody installs a hook. A hook sees the name and may kill, stop or schedule its process
+there. A point that stands before a write of many words or bytes carries the write as ``(store, position,
+data)``: ``store(position, data, count)`` applies only its first ``count`` bytes (or words), as a process
+that is killed in the middle would have. Lock waits go through ``wait``, so that a scheduler can own them.
+
+The table below is the registry: reaching a name that is not in it is a bug that the tests find.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+Hook = Callable[..., None]
+
+POINTS: dict[str, str] = {
+    # Step 0 of a commit, without any shared lock.
+    "prepare.before_extend": "the writer's smallfile is about to be made longer",
+    "prepare.after_extend": "the smallfile has room; nothing of the transaction is in it yet",
+    "prepare.before_append": "the records are about to be appended; carries the write",
+    "prepare.after_append": "the records are in the smallfile, behind its published tail",
+    # Steps 1 to 10, under COMMIT.
+    "commit.before_lock": "prepared, COMMIT not yet asked for",
+    "commit.after_lock": "COMMIT is held; a dead writer's intent may still stand",
+    "commit.after_validate": "nothing that was fetched has changed and there is room; nothing shared was stored",
+    "commit.after_place": "the intent's writer, file and offset are stored; its T is still zero",
+    "commit.after_intent": "intent.T is stored: from here a death leaves work for the survivors",
+    "record.before_append": "the commit record is about to be appended; carries the write",
+    "record.after_append": "the commit record is whole: from here the transaction happens whatever dies",
+    "record.before_sync": "(durable) the records and the commit record are about to be synced",
+    "record.after_sync": "(durable) they are on the medium",
+    "publish.before_key": "a new key is about to be stored in an empty entry",
+    "publish.after_key": "the key is stored; the entry still counts as empty until its first T",
+    "publish.before_busy": "an entry's oldest revision is about to be marked BUSY; carries the write",
+    "publish.after_busy": "the revision is BUSY",
+    "publish.after_location": "its new location is stored",
+    "publish.after_length": "its new length is stored",
+    "publish.after_time": "its T is stored: this revision is whole, and invisible until C reaches T",
+    "commit.before_visible": "every revision is whole; C is about to become T",
+    "commit.after_visible": "C is T: all keys of the transaction became visible at once",
+    "commit.after_durable": "(durable) D is T",
+    "commit.after_tail": "the writer's tail includes the transaction",
+    "commit.after_account": "the counters are stored",
+    "commit.after_clear": "intent.T is zero again: nothing is left for the survivors",
+    "commit.after_unlock": "COMMIT is free",
+    # Repair, under COMMIT, by whoever finds a dead writer's intent.
+    "repair.after_found": "an intent of a dead writer was found",
+    "repair.after_read": "its commit record was read and judged",
+    "repair.before_discard": "the record is not whole: nothing was published, the intent is about to be cleared",
+    "repair.after_discard": "the intent is cleared; its T will be used again",
+    "repair.before_redo": "the record is whole: its revisions are about to be stored again where they are missing",
+    "repair.after_redo": "every revision is whole",
+    "repair.after_visible": "C is T on behalf of the dead",
+    "repair.after_account": "its tail and counters are stored",
+    "repair.after_clear": "intent.T is zero: the dead writer's work is finished",
+    # Reading, without locks.
+    "read.after_times": "the revisions' T were loaded and one was chosen; its location not yet",
+    "read.after_location": "its location and length were loaded",
+    "read.after_copy": "the value was copied; the revision was not yet checked again",
+    # Opening and closing.
+    "claim.after_lock": "a free writer place was locked; its words still name the dead owner",
+    "claim.after_owner": "the place names its new owner",
+    "claim.before_header": "a new smallfile is about to get its header; carries the write",
+    "claim.after_header": "the smallfile has its header",
+    "create.before_index": "a new store's index is about to be built under another name",
+    "create.before_publish": "the index is complete; it is about to get its name",
+    "create.after_publish": "the store exists",
+    "close.before_clean": "(last writer) everything is synced; the clean mark is about to be stored",
+    "close.after_clean": "the clean mark is stored",
+}
+"""Every registered point and what is true there."""
+
+
+def _nothing(*_: Any) -> None:
+    """What a sync point costs when nobody listens."""
+
+
+def _sleep(name: str, attempt: int) -> None:  # noqa: ARG001 - a scheduler's hook wants the name
+    """Wait a little for a lock: yield first, then sleep in steps that grow from 20 us to 1 ms.
+
+    There is no timed wait for an OFD lock (fcntl(2)), so the waiter polls. The cap keeps the hand-off
+    short with eight writers on two cores; the growth keeps them from burning the holder's time.
+    """
+    if attempt < 2:
+        os.sched_yield()
+    else:
+        time.sleep(min(20e-6 * 1.5 ** (attempt - 2), 1e-3))
+
+
+reach: Hook = _nothing
+"""Call as ``syncpoints.reach(name)``, never imported by name: a hook replaces it."""
+
+wait: Callable[[str, int], None] = _sleep
+"""Call as ``syncpoints.wait(lock name, attempt)`` between two tries of a lock."""
+
+
+def install(hook: Hook | None, waiter: Callable[[str, int], None] | None = None) -> None:
+    """Make ``hook(name[, write])`` run at every point of this process, and ``waiter(lock, attempt)`` at
+    every wait; ``None`` puts the empty function and the sleeping wait back.
+    """
+    global reach, wait  # noqa: PLW0603 - the seam is this module's own two names
+    reach = hook or _nothing
+    wait = waiter or _sleep
