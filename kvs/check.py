@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from kvs import layout
 from kvs.errors import CorruptedStoreError
-from kvs.index import Index, Integers
+from kvs.index import Index, Slots
 from kvs.layout import BUSY, E_TIME, ENTRY_WORDS, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
 from kvs.smallfile import Smallfiles
 
@@ -142,7 +142,7 @@ def transactions(smallfiles: Smallfiles, file_id: int, tail: int) -> Iterator[tu
         )
 
 
-def _used(index: Index) -> Integers:
+def _used(index: Index) -> Slots:
     """First words of the used entries."""
     firsts = index.flat[
         index.first_word + E_TIME : index.first_word + index.slots * ENTRY_WORDS : ENTRY_WORDS
@@ -159,7 +159,7 @@ def _header(index: Index, report: Report) -> None:
         report("commit.durable_follows", f"D={durable} and C={committed}")
 
 
-def _entries(index: Index, used: Integers, report: Report) -> None:
+def _entries(index: Index, used: Slots, report: Report) -> None:
     words, flat = index.words, index.flat
     committed = words[layout.H_COMMITTED]
     if used.size != words[layout.H_ENTRIES_USED]:
@@ -196,7 +196,7 @@ def _entries(index: Index, used: Integers, report: Report) -> None:
 
 def _locations(
     index: Index,
-    rows: Integers,
+    rows: Slots,
     times: npt.NDArray[np.uint64],
     places: npt.NDArray[np.uint64],
     lengths: npt.NDArray[np.uint64],
@@ -207,7 +207,7 @@ def _locations(
         tails[slot] = index.words[layout.writer_word(slot) + layout.W_TAIL]
     file_ids = places >> np.uint64(layout.LOCATION_SHIFT)
     known = file_ids < np.uint64(index.writers_max)
-    ends = (places & np.uint64(layout.LOCATION_MASK)) * np.uint64(layout.ALIGN)
+    ends = places & np.uint64(layout.LOCATION_MASK)
     ends = ends + np.where(lengths == np.uint64(TOMBSTONE), 0, lengths).astype(np.uint64)
     ends = ends + np.uint64(RECORD_HEADER_BYTES)
     inside = known & (ends <= tails[np.where(known, file_ids, 0).astype(np.int64)])
@@ -221,16 +221,14 @@ def _locations(
         )
 
 
-def _reachable(index: Index, rows: Integers, report: Report) -> npt.NDArray[np.void]:
+def _reachable(index: Index, rows: Slots, report: Report) -> npt.NDArray[np.void]:
     """Check that a probe finds each entry; returns the keys."""
     keys = index.flat[rows[:, None] + np.arange(2)]
     names = np.ascontiguousarray(keys).view("V16").reshape(-1)
     homes = np.fromiter(
         (xxh3_64_intdigest(name.tobytes()) for name in names), dtype=np.uint64, count=len(rows)
     )
-    distance = (
-        (rows - index.first_word) // ENTRY_WORDS - (homes & np.uint64(index.mask)).astype(np.int64)
-    ) & index.mask
+    distance = ((rows - index.first_word) // ENTRY_WORDS - index.homes(homes)) & index.mask
     for row in np.flatnonzero(distance):
         if index.probe(names[row].tobytes()) != int(rows[row]):
             report(

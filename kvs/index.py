@@ -1,6 +1,6 @@
 """The index: an open-addressing table in a shared map. Header words, probing, publishing one key and many.
 
-Linear probing from ``xxh3_64(key) & (slots - 1)``; an entry is empty iff the T of its first revision is
+Linear probing from slot ``(xxh3_64(key) >> 7) & (slots - 1)`` (so that a mask of the hash is a byte offset); an entry is empty iff the T of its first revision is
 zero, which is also where every ring begins, so no entry is ever emptied again and a probe may stop at the
 first empty one. One process publishes at a time (COMMIT is held); readers take no lock.
 
@@ -24,9 +24,10 @@ from kvs import files, layout, syncpoints
 from kvs.errors import CorruptedStoreError, SnapshotTooOldError, UnknownStoreError
 from kvs.layout import BUSY, E_PLACE, E_TIME, ENTRY_WORDS, TOMBSTONE
 from kvs.locks import Held
-from kvs.smallfile import VECTOR_MIN, Words
+from kvs.smallfile import VECTOR_MIN, Integers, Words
 
-Integers = npt.NDArray[np.int64]
+Slots = npt.NDArray[np.int64]
+Located = tuple[Slots, Words]
 _head = layout.ENTRY_HEAD.unpack_from
 _key_words = struct.Struct("@QQ").unpack
 _PENDING_MIN = 12  # fewer keys than this are probed one by one: a numpy round costs more
@@ -113,14 +114,15 @@ class Index:
 
     def probe(self, key: bytes) -> int:
         """The first word of the entry of ``key``, or ``~word`` of the empty entry where it would go."""
-        slot = xxh3_64_intdigest(key) & self.mask
+        mask = self.mask << 7
+        offset = xxh3_64_intdigest(key) & mask
         while True:
-            found, first, _, _, _ = _head(self.map, self.entries + (slot << 7))
+            found, first, _, _, _ = _head(self.map, self.entries + offset)
             if not first:
-                return ~(self.first_word + (slot << 4))
+                return ~(self.first_word + (offset >> 3))
             if found == key:
-                return self.first_word + (slot << 4)
-            slot = (slot + 1) & self.mask
+                return self.first_word + (offset >> 3)
+            offset = (offset + layout.ENTRY_BYTES) & mask
 
     def find(self, key: bytes, snapshot: int) -> Revision | None:
         """The newest revision of ``key`` with T <= ``snapshot``, as loaded (it may be overtaken meanwhile).
@@ -128,14 +130,15 @@ class Index:
         Raises:
             SnapshotTooOldError: there is none, but there may have been one.
         """
-        slot = xxh3_64_intdigest(key) & self.mask
+        mask = self.mask << 7
+        offset = xxh3_64_intdigest(key) & mask
         while True:
-            found, t0, t1, t2, t3 = _head(self.map, self.entries + (slot << 7))
+            found, t0, t1, t2, t3 = _head(self.map, self.entries + offset)
             if found == key:
                 break
             if not t0:
                 return None
-            slot = (slot + 1) & self.mask
+            offset = (offset + layout.ENTRY_BYTES) & mask
         if not t1:
             time, ring = (t0, 0) if t0 <= snapshot else (0, 0)
         else:
@@ -150,7 +153,7 @@ class Index:
             return None
         syncpoints.reach("read.after_times")
         words = self.words
-        word = self.first_word + (slot << 4)
+        word = self.first_word + (offset >> 3)
         place = word + E_PLACE + ring + ring
         revision = Revision(time, word + E_TIME + ring, place, words[place], words[place + 1])
         syncpoints.reach("read.after_location")
@@ -176,21 +179,26 @@ class Index:
 
     def newest(self, word: int) -> tuple[int, int]:
         """``(T, length)`` of the newest revision of the entry at ``word``. Exact under COMMIT only."""
-        words = self.words
-        times = [words[word + E_TIME + i] for i in range(layout.REVISIONS)]
-        time = max((t for t in times if t != BUSY), default=0)
-        return time, words[word + E_PLACE + 2 * times.index(time) + 1]
+        _, t0, t1, t2, t3 = _head(self.map, word << 3)
+        if not t1 and t0 != BUSY:
+            return t0, self.words[word + E_PLACE + 1]
+        times = (t0, t1, t2, t3)
+        time = max(times)
+        if time == BUSY:
+            time = max(t for t in (*times, 0) if t != BUSY)
+        ring = times.index(time) if time else 0
+        return time, self.words[word + E_PLACE + 1 + ring + ring]
 
     # -- many keys ----------------------------------------------------------------------------------------
 
-    def locate(self, keys: Sequence[bytes]) -> tuple[Integers, Words]:
+    def locate(self, keys: Sequence[bytes]) -> Located:
         """``(slots, heads)``: for each key the slot of its entry, or ``~slot`` of the empty one where its
         probe ended, and the first half of that entry, an array of shape (keys, 8).
         """
         count = len(keys)
         wanted = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(count, 2)
         homes = np.fromiter(map(xxh3_64_intdigest, keys), dtype=np.uint64, count=count)
-        slots = (homes & np.uint64(self.mask)).view(np.int64)
+        slots = self.homes(homes)
         heads = self.halves.take(slots << 1, axis=0)
         match = (heads[:, 0] == wanted[:, 0]) & (heads[:, 1] == wanted[:, 1])
         empty = heads[:, E_TIME] == 0
@@ -210,7 +218,11 @@ class Index:
             heads[i] = self.halves[slots[i] << 1]
         return np.where(empty, ~slots, slots), heads
 
-    def newest_many(self, slots: Integers, heads: Words) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    def homes(self, hashes: Words) -> Slots:
+        """The slots where the probes for keys with these xxh3-64 hashes begin."""
+        return ((hashes >> np.uint64(7)) & np.uint64(self.mask)).view(np.int64)
+
+    def newest_many(self, slots: Slots, heads: Words) -> tuple[Slots, npt.NDArray[np.bool_]]:
         """For what ``locate`` returned: T of the newest revision of each (0 if absent), and whether it is a
         value. Exact under COMMIT only.
         """
@@ -225,17 +237,24 @@ class Index:
     # -- publishing, under COMMIT -------------------------------------------------------------------------
 
     def publish(
-        self, held: Held, time: int, keys: Sequence[bytes], locations: Sequence[int], lengths: Sequence[int]
+        self,
+        held: Held,
+        time: int,
+        keys: Sequence[bytes],
+        locations: Integers,
+        lengths: Integers,
+        located: Located | None = None,
     ) -> None:
         """Store one revision at T = ``time`` for each key; keys that already hold it are left alone, so this
         may be done again after a death at any store, by anyone. Afterwards every revision is whole.
+        ``located`` is what ``locate`` returned for these keys since COMMIT was taken, if it was asked.
         """
         assert held.range.name == "COMMIT"
         if len(keys) < VECTOR_MIN:
-            for key, location, length in zip(keys, locations, lengths, strict=True):
-                self._publish_one(time, key, location, length)
+            for i, key in enumerate(keys):
+                self._publish_one(time, key, locations[i], lengths[i])
         else:
-            self._publish_many(time, keys, locations, lengths)
+            self._publish_many(time, keys, locations, lengths, *(located or self.locate(keys)))
 
     def _publish_one(self, time: int, key: bytes, location: int, length: int) -> None:
         reach, words = syncpoints.reach, self.words
@@ -247,26 +266,32 @@ class Index:
             reach("publish.after_key")
             ring = 0
         else:
-            _, *times = _head(self.map, word << 3)
+            times = _head(self.map, word << 3)[1:]
             if time in times:
                 return
-            ring = times.index(BUSY) if BUSY in times else times.index(min(times))
+            ring = times.index(BUSY if BUSY in times else min(times))
         place = word + E_PLACE + ring + ring
+        word += E_TIME + ring
         reach("publish.before_busy")
-        words[word + E_TIME + ring] = BUSY
+        words[word] = BUSY
         reach("publish.after_busy")
         words[place] = location
         reach("publish.after_location")
         words[place + 1] = length
         reach("publish.after_length")
-        words[word + E_TIME + ring] = time
+        words[word] = time
         reach("publish.after_time")
 
     def _publish_many(
-        self, time: int, keys: Sequence[bytes], locations: Sequence[int], lengths: Sequence[int]
+        self,
+        time: int,
+        keys: Sequence[bytes],
+        locations: Integers,
+        lengths: Integers,
+        slots: Slots,
+        heads: Words,
     ) -> None:
         reach, flat = syncpoints.reach, self.flat
-        slots, heads = self.locate(keys)
         absent = np.flatnonzero(slots < 0)
         entries, heads = self._claim(keys, slots, heads, absent)
         times = heads[:, E_TIME : E_TIME + layout.REVISIONS].view(np.int64)  # BUSY is -1: the smallest
@@ -287,9 +312,7 @@ class Index:
         flat[time_words] = np.uint64(time)
         reach("publish.after_time")
 
-    def _claim(
-        self, keys: Sequence[bytes], slots: Integers, heads: Words, absent: Integers
-    ) -> tuple[Integers, Words]:
+    def _claim(self, keys: Sequence[bytes], slots: Slots, heads: Words, absent: Slots) -> Located:
         """Give each absent key an empty entry: its key words, then BUSY in its first T, which is what makes
         the entry used. Entries are claimed in the order of the probes, so a death in between never leaves a
         key behind an empty entry on its own probe path.
@@ -317,7 +340,7 @@ class Index:
             entries[pending] = (entries[pending] + 1) & self.mask
         return entries, heads
 
-    def store_prefix(self, positions: Integers, data: Words | int, count: int) -> None:
+    def store_prefix(self, positions: Slots, data: Words | int, count: int) -> None:
         """Only the first ``count`` words of a scattered store: what a death in the middle of it leaves."""
         self.flat[positions[:count]] = data if isinstance(data, int) else data[:count]
 

@@ -89,7 +89,10 @@ TOMBSTONE: Final = (1 << 64) - 1  # the length of a removal
 ENTRY_HEAD: Final = struct.Struct("@16s4Q")
 """Key and the four T. Native mode: each T is one aligned 8-byte load (a standard-size format tears)."""
 
-# Locations: the smallfile's id above 40 bits of offset in units of 64 bytes.
+ENTRY_PLACE: Final = struct.Struct("@2Q")
+"""One {location, length} pair, as two aligned loads in this order."""
+
+# Locations: the smallfile's id above 40 bits of offset in bytes (a smallfile ends below 1 TiB).
 ALIGN: Final = 64
 LOCATION_SHIFT: Final = 40
 LOCATION_MASK: Final = (1 << LOCATION_SHIFT) - 1
@@ -122,6 +125,7 @@ KIND_COMMIT: Final = 3
 #   64  reserved        16
 COMMIT_VALUE: Final = struct.Struct("<QQQQQQ16s16x")
 COMMIT_VALUE_BYTES: Final = 80
+COMMIT_BODY: Final = struct.Struct(RECORD_TAIL.format + COMMIT_VALUE.format[1:])
 COMMIT_BYTES: Final = RECORD_HEADER_BYTES + COMMIT_VALUE_BYTES
 
 # The smallfile header.
@@ -156,12 +160,12 @@ def record_bytes(length: int) -> int:
 
 def pack_location(file_id: int, offset_bytes: int) -> int:
     """The one word that says where a record begins."""
-    return file_id << LOCATION_SHIFT | offset_bytes // ALIGN
+    return file_id << LOCATION_SHIFT | offset_bytes
 
 
 def unpack_location(location: int) -> tuple[int, int]:
     """``(file id, offset in bytes)`` of a packed location."""
-    return location >> LOCATION_SHIFT, (location & LOCATION_MASK) * ALIGN
+    return location >> LOCATION_SHIFT, location & LOCATION_MASK
 
 
 def slots_for(capacity: int) -> int:
@@ -206,17 +210,28 @@ class Commit(NamedTuple):
     records_hash: bytes
 
 
-def pack_commit(store_uuid: bytes, transaction: int, commit: Commit) -> bytes:
-    """The 128 bytes of a commit record, with its own hash."""
-    tail = RECORD_TAIL.pack(store_uuid, COMMIT_VALUE_BYTES, KIND_COMMIT << KIND_SHIFT | transaction)
-    body = tail + COMMIT_VALUE.pack(
-        commit.extent_offset,
-        commit.extent_bytes,
-        commit.records,
-        commit.keys_live,
-        commit.entries_used,
+def pack_commit(
+    store_uuid: bytes,
+    transaction: int,
+    extent_offset: int,
+    extent_bytes: int,
+    records: int,
+    keys_live: int,
+    entries_used: int,
+    records_hash: bytes,
+) -> bytes:
+    """The 128 bytes of a commit record, with its own hash; the arguments are the fields of ``Commit``."""
+    body = COMMIT_BODY.pack(
+        store_uuid,
+        COMMIT_VALUE_BYTES,
+        KIND_COMMIT << KIND_SHIFT | transaction,
+        extent_offset,
+        extent_bytes,
+        records,
+        keys_live,
+        entries_used,
         0,
-        commit.records_hash,
+        records_hash,
     )
     return xxh3_128_digest(body) + body
 

@@ -36,11 +36,13 @@ _FLOCK: Final = struct.Struct(
 
 
 class Range(NamedTuple):
-    """One lockable range: a rank in the lock order, and the byte that stands for it."""
+    """One lockable range: a rank in the lock order, the byte that stands for it, and the two requests."""
 
     name: str
     rank: int
     start: int
+    lock: bytes
+    unlock: bytes
 
 
 class Held(NamedTuple):
@@ -49,13 +51,19 @@ class Held(NamedTuple):
     range: Range
 
 
-COMPACT: Final = Range("COMPACT", 0, 0)
-COMMIT: Final = Range("COMMIT", 2, 1)
+def _range(name: str, rank: int, start: int) -> Range:
+    lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
+    return Range(name, rank, start, lock, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0))
+
+
+COMPACT: Final = _range("COMPACT", 0, 0)
+COMMIT: Final = _range("COMMIT", 2, 1)
+_PROOF_OF_COMMIT: Final = Held(COMMIT)
 
 
 def writer_range(slot: int) -> Range:
     """``WRITER[slot]``: held by the live owner of a writer place for as long as it lives."""
-    return Range(f"WRITER[{slot}]", 1, 1024 + slot)
+    return _range(f"WRITER[{slot}]", 1, 1024 + slot)
 
 
 def check_platform() -> None:
@@ -94,10 +102,10 @@ class RangeLocks:
         if held and held[-1].range.rank >= wanted.rank:
             raise LockOrderError(f"{wanted.name} asked for while holding {held[-1].range.name}")
         try:
-            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, wanted.start, 1, 0))
+            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, wanted.lock)
         except (BlockingIOError, PermissionError):  # EAGAIN, EACCES: fcntl(2) allows either
             return None
-        proof = Held(wanted)
+        proof = _PROOF_OF_COMMIT if wanted is COMMIT else Held(wanted)
         held.append(proof)
         return proof
 
@@ -108,8 +116,9 @@ class RangeLocks:
             LockTimeoutError: names the holder; nothing is held that was not held before.
         """
         proof = self.try_acquire(wanted)
-        if proof is not None:
-            return proof
+        return proof if proof is not None else self._wait(wanted, timeout_s)
+
+    def _wait(self, wanted: Range, timeout_s: float) -> Held:
         started = time.monotonic()
         attempt = 0
         while True:
@@ -128,7 +137,7 @@ class RangeLocks:
         assert self._held
         assert self._held[-1] is proof, f"{proof.range.name} is not the lock that was taken last"
         self._held.pop()
-        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, 0, proof.range.start, 1, 0))
+        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, proof.range.unlock)
 
     def held_elsewhere(self, asked: Range) -> bool:
         """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""
@@ -144,7 +153,7 @@ class RangeLocks:
 
 def range_is_held(fd: int, asked: Range) -> bool:
     """Whether a description other than ``fd``'s holds ``asked`` now."""
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, asked.start, 1, 0))
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked.lock)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 

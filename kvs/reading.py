@@ -7,16 +7,24 @@ also shows that no newer revision <= S was missed: it would have been overwritte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from typing import Any, Final
 
 import numpy as np
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from kvs import layout, syncpoints
 from kvs.errors import CorruptedStoreError, SnapshotTooOldError
-from kvs.index import Index, Integers, Revision
+from kvs.index import Index, Revision, Slots
 from kvs.layout import E_TIME, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
 from kvs.smallfile import VECTOR_MIN, Smallfiles, Words
+
+
+Get = Callable[..., Any]
+"""``get(key, default=None)``."""
+_HASHES: Final = (xxh3_64_intdigest, xxh3_128_digest)
+_SHORT_BYTES_MAX: Final = 1 << 16  # longer values are copied once less on the careful path
 
 
 def read(index: Index, smallfiles: Smallfiles, key: bytes, snapshot: int) -> tuple[int, bytes | None]:
@@ -47,6 +55,82 @@ def read_current(index: Index, smallfiles: Smallfiles, key: bytes) -> tuple[int,
             return read(index, smallfiles, key, index.words[index.visible_word])
         except SnapshotTooOldError:  # overtaken by four commits meanwhile: look again
             continue
+
+
+def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
+    """``read_current(...)[1]`` as one flat function: a get is so short that calls and named tuples would be
+    most of it. Whatever is out of the ordinary (a long value, a removal, a file not mapped yet, a revision
+    that was overtaken, damage) is left to the careful path above, so this one only has to be right when it
+    returns a value, or finds no entry. It is made anew when a hook is installed (``syncpoints.listeners``), so that
+    its sync points cost nothing where nobody listens.
+    """
+    reach = syncpoints.hook
+    if not (smallfiles.mapped and smallfiles.integrity):
+        return _careful_getter(index, smallfiles, normalise)
+    index_map, words, maps, short = index.map, index.words, smallfiles.maps, _SHORT_BYTES_MAX
+    mask, entries, visible, location_mask = (
+        index.mask << 7,
+        index.entries,
+        index.visible_word,
+        layout.LOCATION_MASK,
+    )
+    head, pair, first_pair = layout.ENTRY_HEAD.unpack_from, layout.ENTRY_PLACE.unpack_from, 8 * layout.E_PLACE
+    slot_hash, digest = _HASHES
+
+    def careful(key: Any, default: Any) -> Any:
+        value = read_current(index, smallfiles, normalise(key))[1]
+        return default if value is None else value
+
+    def get(key: Any, default: Any = None) -> Any:
+        snapshot = words[visible]
+        try:
+            entry = entries + (slot_hash(key) & mask)
+        except TypeError:
+            return careful(key, default)  # an int or a UUID
+        found, t0, t1, t2, t3 = head(index_map, entry)
+        while found != key:
+            if not t0:
+                return default if type(key) is bytes and len(key) == 16 else careful(key, default)
+            entry = entries + ((entry - entries + 128) & mask)
+            found, t0, t1, t2, t3 = head(index_map, entry)
+        if not t1:
+            time, ring = t0, 0
+        else:
+            times = (t0, t1, t2, t3)
+            time = max(times)
+            ring = times.index(time)
+        if time > snapshot:
+            return careful(key, default)
+        if reach is not None:
+            reach("read.after_times")
+        location, length = pair(index_map, entry + first_pair + (ring << 4))
+        if reach is not None:
+            reach("read.after_location")
+        start = location & location_mask
+        try:
+            if length > short:  # which a removal is, too
+                return careful(key, default)
+            view = maps[location >> 40]
+        except KeyError:
+            return careful(key, default)
+        body = view[start + 16 : start + 48 + length]
+        # The stored hash and the key in one comparison, which a short read fails too.
+        if view[start : start + 32] != digest(body) + key:
+            return careful(key, default)
+        if reach is not None:
+            reach("read.after_copy")
+        # T alone: while it stands the location is its own, or where the same record was moved to.
+        return body[32:] if words[(entry >> 3) + 2 + ring] == time else careful(key, default)
+
+    return get
+
+
+def _careful_getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
+    def get(key: Any, default: Any = None) -> Any:
+        value = read_current(index, smallfiles, normalise(key))[1]
+        return default if value is None else value
+
+    return get
 
 
 def read_revision(
@@ -87,7 +171,7 @@ def damaged(smallfiles: Smallfiles, key: bytes, revision: Revision) -> Corrupted
 
 
 def read_many(
-    index: Index, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int, *, integrity: bool
+    index: Index, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int
 ) -> list[bytes | None]:
     """The values of ``keys`` at ``snapshot``, ``None`` where absent; errors as ``read``."""
     if len(keys) < VECTOR_MIN:
@@ -108,7 +192,7 @@ def read_many(
     again = (chosen <= 0) & (slots >= 0) & (times[:, 3] != 0)
     wanted = np.flatnonzero(present & (lengths != np.uint64(TOMBSTONE)))
     values: list[bytes | None] = [None] * len(keys)
-    suspect = _copy(smallfiles, keys, wanted, locations, lengths, values, integrity=integrity)
+    suspect = _copy(smallfiles, keys, wanted, locations, lengths, values)
     syncpoints.reach("read.after_copy")
     words = index.first_word + entries * layout.ENTRY_WORDS
     again |= present & (index.flat[words + E_TIME + ring].view(np.int64) != chosen)
@@ -122,12 +206,10 @@ def read_many(
 def _copy(
     smallfiles: Smallfiles,
     keys: Sequence[bytes],
-    wanted: Integers,
+    wanted: Slots,
     locations: Words,
     lengths: Words,
     values: list[bytes | None],
-    *,
-    integrity: bool,
 ) -> list[int]:
     """Copy the values of the rows ``wanted`` into ``values``; returns the rows whose record is not what it
     must be (overtaken, or damaged: the careful path finds out which).
@@ -135,27 +217,30 @@ def _copy(
     suspect: list[int] = []
     if not wanted.size:
         return suspect
-    shift = np.uint64(layout.LOCATION_SHIFT)
-    file_ids = locations[wanted] >> shift
-    for file_id in np.unique(file_ids):
+    file_ids = locations[wanted] >> np.uint64(layout.LOCATION_SHIFT)
+    key_words = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2)
+    for file_id in [int(file_ids[0])] if (file_ids == file_ids[0]).all() else np.unique(file_ids).tolist():
         rows = wanted[file_ids == file_id]
-        starts = ((locations[rows] & np.uint64(layout.LOCATION_MASK)) << np.uint64(6)).astype(np.int64)
+        starts = (locations[rows] & np.uint64(layout.LOCATION_MASK)).astype(np.int64)
         ends = starts + lengths[rows].astype(np.int64) + RECORD_HEADER_BYTES
         try:
-            view, words = smallfiles.words(int(file_id), int(ends.max()))
+            view, words = smallfiles.words(file_id, int(ends.max()))
         except (CorruptedStoreError, OverflowError):
             suspect.extend(rows.tolist())
             continue
-        first = starts >> 3
-        wanted_keys = np.frombuffer(b"".join([keys[i] for i in rows]), dtype=np.uint64).reshape(-1, 2)
-        good = (words[first + 2] == wanted_keys[:, 0]) & (words[first + 3] == wanted_keys[:, 1])
-        good &= words[first + 4] == lengths[rows]
+        # The header words first: one gather brings every record's first cache line in at once, where the
+        # copies below would each wait for their own.
+        heads = words.take((starts >> 3)[:, None] + np.arange(5))
+        good = (heads[:, 2:4] == key_words[rows]).all(axis=1) & (heads[:, 4] == lengths[rows])
         bodies = [view[a:b] for a, b in zip((starts + 16).tolist(), ends.tolist(), strict=True)]
-        if integrity:
+        if smallfiles.integrity:
             digests = np.frombuffer(b"".join(map(xxh3_128_digest, bodies)), dtype=np.uint64).reshape(-1, 2)
-            good &= (words[first] == digests[:, 0]) & (words[first + 1] == digests[:, 1])
-        for row, body in zip(rows.tolist(), bodies, strict=True):
-            values[row] = body[32:]
+            good &= (heads[:, :2] == digests).all(axis=1)
+        if len(rows) == len(values):
+            values[:] = [body[32:] for body in bodies]
+        else:
+            for row, body in zip(rows.tolist(), bodies, strict=True):
+                values[row] = body[32:]
         if not good.all():
             suspect.extend(rows[~good].tolist())
     return suspect

@@ -53,7 +53,14 @@ def finish(held: Held, index: Index, smallfiles: Smallfiles) -> None:
         smallfiles.sync(file_id)
     show(held, index, time)
     reach("repair.after_visible")
-    account(held, index, words[layout.H_INTENT_WRITER], offset + layout.COMMIT_BYTES, commit)
+    account(
+        held,
+        index,
+        words[layout.H_INTENT_WRITER],
+        offset + layout.COMMIT_BYTES,
+        commit.keys_live,
+        commit.entries_used,
+    )
     reach("repair.after_account")
     words[layout.H_INTENT] = 0
     reach("repair.after_clear")
@@ -98,11 +105,11 @@ def show(held: Held, index: Index, time: int) -> None:
         syncpoints.reach("commit.after_durable")
 
 
-def account(held: Held, index: Index, slot: int, tail: int, commit: Commit) -> None:
+def account(held: Held, index: Index, slot: int, tail: int, keys_live: int, entries_used: int) -> None:
     """Store the writer's tail and the counters, all absolute, so that this too may be done again."""
     assert held.range.name == "COMMIT"
     words = index.words
     words[layout.writer_word(slot) + layout.W_TAIL] = tail
     syncpoints.reach("commit.after_tail")
-    words[layout.H_KEYS_LIVE] = commit.keys_live
-    words[layout.H_ENTRIES_USED] = commit.entries_used
+    words[layout.H_KEYS_LIVE] = keys_live
+    words[layout.H_ENTRIES_USED] = entries_used

@@ -6,9 +6,10 @@ The smallfiles are the truth; the index is a cache of them.
 from __future__ import annotations
 
 import mmap
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,72 +31,82 @@ VECTOR_MIN: Final = 24
 """From this many keys on the vectorised paths are the faster ones (measured by ``harness bench``)."""
 
 Words = npt.NDArray[np.uint64]
+Integers = Sequence[int] | npt.NDArray[np.int64] | Words
+"""Integers of either path: a list from the scalar one, an array from the vectorised one."""
 
 
-class Extent(NamedTuple):
-    """Encoded records of one transaction, ready to append: ``pieces`` in order, ``offsets`` of each record
-    and ``lengths`` (TOMBSTONE for a removal) in the order of the keys, ``size`` in bytes, ``digest`` over all.
-    """
-
-    pieces: list[Buffer]
-    size: int
-    offsets: Sequence[int]
-    lengths: Sequence[int]
-    digest: bytes
+Extent = tuple[list[Buffer], int, Integers, Integers, bytes]
+"""Encoded records of one transaction, ready to append: the pieces in order, their size in bytes, the offset of
+each record and its length (TOMBSTONE for a removal) in the order of the keys, and the xxh3-128 over all.
+A plain tuple: a named one costs as much as hashing a small transaction."""
 
 
 def encode(keys: Sequence[bytes], values: Sequence[bytes | None], *, integrity: bool) -> Extent:
     """Records for ``keys`` and ``values`` (``None`` removes), with per-value hashes where ``integrity``."""
     if len(keys) >= VECTOR_MIN:
-        tails = _tails_vectorised(keys, values)
-    else:
-        pack = layout.RECORD_TAIL.pack
-        tails = [
-            pack(key, 0, _REMOVAL_TAG | i) if value is None else pack(key, len(value), _VALUE_TAG | i)
-            for i, (key, value) in enumerate(zip(keys, values, strict=True))
-        ]
-    contents = [b"" if value is None else value for value in values]
-    sizes = [len(content) for content in contents]
-    count = len(keys)
-    pieces: list[Buffer] = [b""] * (4 * count)
-    pieces[0::4] = _hashes(tails, contents) if integrity else [_NO_HASH] * count
-    pieces[1::4] = tails
-    pieces[2::4] = contents
-    pieces[3::4] = [_PADDING[-(layout.RECORD_HEADER_BYTES + size) & 63] for size in sizes]
-    offsets = []
+        return _encode_many(keys, values, integrity=integrity)
+    pack = layout.RECORD_TAIL.pack
+    pieces: list[Buffer] = []
+    offsets, lengths = [], []
     position = 0
-    for size in sizes:
+    for i, key in enumerate(keys):
+        value = values[i]
+        if value is None:
+            tail, value, size = pack(key, 0, _REMOVAL_TAG | i), b"", 0
+            lengths.append(layout.TOMBSTONE)
+        else:
+            size = len(value)
+            tail = pack(key, size, _VALUE_TAG | i)
+            lengths.append(size)
+        if not integrity:
+            digest = _NO_HASH
+        elif size <= _CONCATENATE_BYTES_MAX:
+            digest = xxh3_128_digest(tail + value)
+        else:
+            digest = _hash_long(tail, value)
         offsets.append(position)
-        position += (size + 111) & -64  # layout.record_bytes, inlined: this loop runs for every key
-    lengths = [layout.TOMBSTONE if value is None else size for value, size in zip(values, sizes, strict=True)]
-    if position <= _JOIN_BYTES_MAX:
+        position += (size + 111) & -64  # layout.record_bytes, inlined
+        pieces += (digest, tail, value, _PADDING[-(48 + size) & 63])
+    return _extent(pieces, position, offsets, lengths)
+
+
+def _encode_many(keys: Sequence[bytes], values: Sequence[bytes | None], *, integrity: bool) -> Extent:
+    """``encode`` with the headers built as one array, the hashes mapped, and the pieces placed by stride."""
+    count = len(keys)
+    contents = [b"" if value is None else value for value in values] if None in values else list(values)
+    sizes = np.fromiter(map(len, contents), dtype=np.int64, count=count)  # type: ignore[arg-type]
+    removed = np.array([value is None for value in values]) if contents != values else np.zeros(count, bool)
+    headers = np.empty((count, 4), dtype=np.uint64)
+    headers[:, :2] = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(count, 2)
+    headers[:, 2] = sizes
+    headers[:, 3] = np.where(removed, np.uint64(_REMOVAL_TAG), np.uint64(_VALUE_TAG))
+    headers[:, 3] |= np.arange(count, dtype=np.uint64)
+    tails: list[bytes] = headers.view("V32").reshape(-1).tolist()
+    pieces: list[Buffer] = [b""] * (4 * count)
+    if not integrity:
+        pieces[0::4] = [_NO_HASH] * count
+    elif sizes.max() <= _CONCATENATE_BYTES_MAX:
+        pieces[0::4] = map(xxh3_128_digest, map(operator.add, tails, contents))
+    else:
+        pieces[0::4] = map(_hash_long, tails, contents)  # type: ignore[arg-type]
+    pieces[1::4] = tails
+    pieces[2::4] = contents  # type: ignore[assignment]
+    pieces[3::4] = map(_PADDING.__getitem__, (-(48 + sizes) & 63).tolist())
+    steps = (sizes + 111) & -64  # layout.record_bytes
+    ends = steps.cumsum()
+    lengths = np.where(removed, np.uint64(layout.TOMBSTONE), sizes.astype(np.uint64))
+    return _extent(pieces, int(ends[-1]), ends - steps, lengths)
+
+
+def _extent(pieces: list[Buffer], size: int, offsets: Integers, lengths: Integers) -> Extent:
+    """Join what is small enough to be copied once more, and hash the whole."""
+    if size <= _JOIN_BYTES_MAX:
         joined = b"".join(pieces)
-        return Extent([joined], position, offsets, lengths, xxh3_128_digest(joined))
+        return [joined], size, offsets, lengths, xxh3_128_digest(joined)
     state = xxh3_128()
     for piece in pieces:
         state.update(piece)
-    return Extent(pieces, position, offsets, lengths, state.digest())
-
-
-def _tails_vectorised(keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[bytes]:
-    """Record headers without their hash, built as one array."""
-    count = len(keys)
-    tails = np.empty((count, 4), dtype=np.uint64)
-    tails[:, :2] = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(count, 2)
-    tails[:, 2] = [0 if value is None else len(value) for value in values]
-    tails[:, 3] = np.arange(count, dtype=np.uint64)
-    tails[:, 3] |= np.array([_REMOVAL_TAG if v is None else _VALUE_TAG for v in values], dtype=np.uint64)
-    data = tails.tobytes()
-    return [data[i : i + 32] for i in range(0, count * 32, 32)]
-
-
-def _hashes(tails: Sequence[bytes], contents: Sequence[bytes]) -> list[bytes]:
-    return [
-        xxh3_128_digest(tail + content)
-        if len(content) <= _CONCATENATE_BYTES_MAX
-        else _hash_long(tail, content)
-        for tail, content in zip(tails, contents, strict=True)
-    ]
+    return pieces, size, offsets, lengths, state.digest()
 
 
 def _hash_long(tail: bytes, content: Buffer) -> bytes:
@@ -117,13 +128,13 @@ class Appender:
         self._mapped = mapped
         self._map: mmap.mmap | None = None
         # Up to the tail the blocks are real; behind it a dead owner may have been promised what it never got.
-        self._allocated = tail
+        self.allocated = tail
 
     def reserve(self, end: int) -> None:
         """Make room up to byte ``end``. Raises StorageFullError, having changed nothing that matters."""
-        if end <= self._allocated:
+        if end <= self.allocated:
             return
-        begin = self._allocated & -layout.PAGE
+        begin = self.allocated & -layout.PAGE
         step = min(max(begin, _GROWTH_BYTES_MIN), _GROWTH_BYTES_MAX)
         size = (max(end, begin + step) + layout.PAGE - 1) & -layout.PAGE
         syncpoints.reach("prepare.before_extend")
@@ -132,7 +143,7 @@ class Appender:
         except StorageFullError:
             size = (end + layout.PAGE - 1) & -layout.PAGE  # the last blocks of a nearly full disk
             files.allocate(self.fd, begin, size - begin, self.path)
-        self._allocated = size
+        self.allocated = size
         if self._mapped:
             self._map = files.map_file(self.fd, write=True, length=size)
         syncpoints.reach("prepare.after_extend")
@@ -176,10 +187,10 @@ class Smallfiles:
     def __init__(self, directory: Path, store_uuid: bytes, *, mapped: bool, integrity: bool) -> None:
         self.directory = directory
         self.store_uuid = store_uuid
-        self._mapped = mapped
-        self._integrity = integrity
+        self.mapped = mapped
+        self.integrity = integrity
         self._fds: dict[int, int] = {}
-        self._maps: dict[int, mmap.mmap] = {}
+        self.maps: dict[int, mmap.mmap] = {}
         self._words: dict[int, tuple[mmap.mmap, Words]] = {}
 
     def path(self, file_id: int) -> Path:
@@ -190,8 +201,8 @@ class Smallfiles:
         """Up to ``length`` bytes of a smallfile, fewer where it ends. Raises CorruptedStoreError if it is
         not there or belongs to another store.
         """
-        if self._mapped:
-            view = self._maps.get(file_id)
+        if self.mapped:
+            view = self.maps.get(file_id)
             if view is not None:
                 data = view[offset : offset + length]
                 if len(data) == length:
@@ -205,10 +216,8 @@ class Smallfiles:
         that length (and, with integrity, that hash). The caller looks at the revision again and knows then
         whether it was overtaken or the file is damaged.
         """
-        record = self.read(
-            location >> layout.LOCATION_SHIFT, (location & layout.LOCATION_MASK) << 6, length + 48
-        )
-        if self._integrity:
+        record = self.read(location >> layout.LOCATION_SHIFT, location & layout.LOCATION_MASK, length + 48)
+        if self.integrity:
             body = record[16:] if length < 4096 else memoryview(record)[16:]
             if xxh3_128_digest(body) != record[:16] or record[16:32] != key or len(record) != length + 48:
                 return None
@@ -282,7 +291,7 @@ class Smallfiles:
 
     def close(self) -> None:
         """Close the descriptors and drop the maps."""
-        self._maps.clear()
+        self.maps.clear()
         self._words.clear()
         while self._fds:
             files.close(self._fds.popitem()[1])
@@ -307,5 +316,5 @@ class Smallfiles:
     def _remap(self, file_id: int) -> mmap.mmap:
         fd = self._fds.get(file_id)
         view = files.map_file(self._open(file_id) if fd is None else fd, write=False)
-        self._maps[file_id] = view
+        self.maps[file_id] = view
         return view

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from xxhash import xxh3_128_digest
 
-from kvs import check, layout, locks, opening, reading
+from kvs import check, layout, locks, opening, reading, syncpoints
 from kvs.errors import (
     ClosedStoreError,
     ContentAddressError,
@@ -74,6 +74,14 @@ def normalise(key: object) -> bytes:
     raise TypeError(f"a key is 16 bytes, an int or a uuid.UUID, not {type(key).__name__}; nothing was done")
 
 
+def normalise_many(keys: Iterable[object]) -> list[bytes]:
+    """``normalise`` for many; keys that are 16 bytes already cost next to nothing."""
+    names = list(keys)
+    if set(map(type, names)) == {bytes} and set(map(len, names)) == {layout.KEY_BYTES}:  # type: ignore[arg-type]
+        return names  # type: ignore[return-value]
+    return [normalise(key) for key in names]
+
+
 class Store(MutableMapping[Any, bytes]):
     """One open handle on a store. Any number of threads may use it at once; see ``open``."""
 
@@ -102,6 +110,8 @@ class Store(MutableMapping[Any, bytes]):
                 self._index.close()
                 raise
         _stores[id(self)] = self
+        self._hot = _HotPath(self)
+        self._hot.hook_changed()
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -111,13 +121,7 @@ class Store(MutableMapping[Any, bytes]):
         Raises:
             CorruptedStoreError: its record is damaged. (So do all the reading calls below.)
         """
-        if type(key) is not bytes or len(key) != 16:
-            key = normalise(key)
-        try:
-            value = reading.read_current(self._index, self._smallfiles, key)[1]
-        except AttributeError:
-            self._explain()
-        return default if value is None else value
+        return self._get(key, default)
 
     def __getitem__(self, key: Any) -> bytes:
         value = self.get(key)
@@ -130,7 +134,7 @@ class Store(MutableMapping[Any, bytes]):
 
     def get_many(self, keys: Iterable[Key]) -> list[bytes | None]:
         """The values of ``keys``, all from one snapshot, ``None`` where absent."""
-        names = [normalise(key) for key in keys]
+        names = normalise_many(keys)
         while True:
             self._check_usable()
             try:
@@ -192,18 +196,17 @@ class Store(MutableMapping[Any, bytes]):
         """Write all pairs in one atomic transaction, the last one of equal keys; returns its T, or ``None``
         where there were none. Errors as ``Transaction.commit``; nothing was written then.
         """
-        changes: dict[bytes, bytes | None] = {}
-        for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
-            name = key if type(key) is bytes and len(key) == 16 else normalise(key)
-            data = value if type(value) is bytes else bytes(value)
-            changes[name] = data
+        pairs = dict(pairs)
+        names = normalise_many(pairs)
+        contents = list(pairs.values())
+        if set(map(type, contents)) - {bytes}:
+            contents = [bytes(value) for value in contents]
+        changes: dict[bytes, bytes | None] = dict(zip(names, contents, strict=True))
         if len(changes) > layout.KEYS_MAX:
             raise TransactionLimitError(len(changes), layout.KEYS_MAX)
-        if self._content_addressed or any(
-            len(data or b"") > layout.VALUE_BYTES_MAX for data in changes.values()
-        ):
-            for name, checked in changes.items():
-                self._check_value(name, checked or b"")
+        if self._content_addressed or max(map(len, contents), default=0) > layout.VALUE_BYTES_MAX:
+            for name, data in zip(names, contents, strict=True):
+                self._check_value(name, data)
         writer = self._usable_writer()
         return writer.commit(changes, {}) if changes else None
 
@@ -349,11 +352,21 @@ class Store(MutableMapping[Any, bytes]):
 
     # -- within -------------------------------------------------------------------------------------------
 
+    def _install_get(self, get: reading.Get) -> None:
+        """Shadow the method with the flat function, which saves its callers one call of two."""
+        self._get = get
+        self.get = get  # type: ignore[method-assign]
+
+    def _refuse(self, *_: object) -> NoReturn:
+        """What stands in the place of ``get`` once the handle is unusable."""
+        assert self._gone is not None
+        raise self._gone()
+
     def _visible(self) -> int:
         return self._index.words[self._index.visible_word]
 
     def _read_many(self, names: Sequence[bytes], snapshot: int) -> list[bytes | None]:
-        return reading.read_many(self._index, self._smallfiles, names, snapshot, integrity=self._integrity)
+        return reading.read_many(self._index, self._smallfiles, names, snapshot)
 
     def _check_value(self, key: bytes, value: bytes) -> None:
         if len(value) > layout.VALUE_BYTES_MAX:
@@ -374,14 +387,10 @@ class Store(MutableMapping[Any, bytes]):
         if self._gone is not None:
             raise self._gone()
 
-    def _explain(self) -> NoReturn:
-        """An attribute was missing: because the handle is closed, or because of a bug here."""
-        self._check_usable()
-        raise  # noqa: PLE0704 - called from an except clause only
-
     def _let_go(self) -> None:
         """Drop maps and descriptors. What another thread is reading stays mapped until it is done."""
         index, smallfiles = self._index, self._smallfiles
+        self._install_get(self._refuse)
         del self._index, self._smallfiles
         index.close()
         smallfiles.close()
@@ -434,7 +443,7 @@ class Snapshot:
     def get_many(self, keys: Iterable[Key]) -> list[bytes | None]:
         """The values of ``keys`` in this view, ``None`` where absent. Raises SnapshotTooOldError."""
         self._check_open()
-        return self._store._read_many([normalise(key) for key in keys], self.transaction_counter)
+        return self._store._read_many(normalise_many(keys), self.transaction_counter)
 
     def __iter__(self) -> Iterator[bytes]:
         """The keys in this view, in no particular order, in bounded memory. Raises SnapshotTooOldError."""
@@ -474,6 +483,21 @@ class Snapshot:
         if not self._open:
             raise ClosedStoreError("the snapshot")
         self._store._check_usable()
+
+
+class _HotPath:
+    """Builds a store's ``get`` anew whenever a hook is installed. (A store itself cannot be in a weak set: it is
+    a mapping, which compares by content.)
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = weakref.ref(store)
+        syncpoints.listeners.add(self)
+
+    def hook_changed(self) -> None:
+        store = self._store()
+        if store is not None and store._gone is None:
+            store._install_get(reading.getter(store._index, store._smallfiles, normalise))
 
 
 _stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()

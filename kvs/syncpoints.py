@@ -13,10 +13,19 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 Hook = Callable[..., None]
+
+
+class Listener(Protocol):
+    """Something that builds code with the hook inside."""
+
+    def hook_changed(self) -> None:
+        """``hook`` is another one now."""
+
 
 POINTS: dict[str, str] = {
     # Step 0 of a commit, without any shared lock.
@@ -92,6 +101,12 @@ def _sleep(name: str, attempt: int) -> None:  # noqa: ARG001 - a scheduler's hoo
         time.sleep(min(20e-6 * 1.5 ** (attempt - 2), 1e-3))
 
 
+hook: Hook | None = None
+"""The installed hook, for code that is built anew for every hook."""
+
+listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+"""Told after every ``install``; the hottest path keeps its points in a function that is built per hook."""
+
 reach: Hook = _nothing
 """Call as ``syncpoints.reach(name)``, never imported by name: a hook replaces it."""
 
@@ -99,10 +114,13 @@ wait: Callable[[str, int], None] = _sleep
 """Call as ``syncpoints.wait(lock name, attempt)`` between two tries of a lock."""
 
 
-def install(hook: Hook | None, waiter: Callable[[str, int], None] | None = None) -> None:
-    """Make ``hook(name[, write])`` run at every point of this process, and ``waiter(lock, attempt)`` at
+def install(new_hook: Hook | None, waiter: Callable[[str, int], None] | None = None) -> None:
+    """Make ``new_hook(name[, write])`` run at every point of this process, and ``waiter(lock, attempt)`` at
     every wait; ``None`` puts the empty function and the sleeping wait back.
     """
-    global reach, wait  # noqa: PLW0603 - the seam is this module's own two names
-    reach = hook or _nothing
+    global hook, reach, wait  # noqa: PLW0603 - the seam is this module's own names
+    hook = new_hook
+    reach = new_hook or _nothing
     wait = waiter or _sleep
+    for listener in list(listeners):
+        listener.hook_changed()

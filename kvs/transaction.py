@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
 
@@ -21,22 +21,14 @@ from kvs.errors import (
     TransactionAbortedError,
     TransactionLimitError,
 )
-from kvs.index import Index
-from kvs.layout import COMMIT_BYTES, Commit
+from kvs.index import Index, Located
+from kvs.layout import COMMIT_BYTES
 from kvs.locks import COMMIT, Held, RangeLocks
-from kvs.smallfile import VECTOR_MIN, Appender, Extent, Smallfiles, encode
+from kvs.smallfile import VECTOR_MIN, Appender, Extent, Integers, Smallfiles, encode
 
 Isolation = Literal["serializable", "snapshot"]
 _ISOLATIONS: Final = ("serializable", "snapshot")
 _COMMIT_TAIL_ZERO: Final = bytes(COMMIT_BYTES)
-
-
-class Plan(NamedTuple):
-    """What validation found out: T of the commit, and the counters after it."""
-
-    time: int
-    keys_live: int
-    entries_used: int
 
 
 class Writer:
@@ -66,6 +58,7 @@ class Writer:
         self.integrity = bool(index.flags & layout.FLAG_INTEGRITY)
         self.mutex = threading.Lock()
         self.file_id = index.words[layout.writer_word(slot) + layout.W_FILE]
+        self.tail_word = layout.writer_word(slot) + layout.W_TAIL
         self.failure: DurabilityError | None = None
 
     def commit(self, changes: Mapping[bytes, bytes | None], expected: Mapping[bytes, int]) -> int:
@@ -79,36 +72,36 @@ class Writer:
         keys, values = list(changes), list(changes.values())
         if len(keys) > layout.KEYS_MAX:
             raise TransactionLimitError(len(keys), layout.KEYS_MAX)
-        reach = syncpoints.reach
+        reach, index, words = syncpoints.reach, self.index, self.index.words
         self._enter()
         try:
             extent, tail = self._prepare(keys, values)  # 0
             reach("commit.before_lock")
             held = self.locks.acquire(COMMIT, self.lock_timeout_s)  # 1
             try:
-                self.index.words[layout.H_OWNER_PID] = self.pid
+                words[layout.H_OWNER_PID] = self.pid
                 reach("commit.after_lock")
-                repair.finish(held, self.index, self.smallfiles)  # 2
-                plan = self._validate(held, keys, values, expected)  # 3
+                if words[layout.H_INTENT]:
+                    repair.finish(held, index, self.smallfiles)  # 2
+                time, keys_live, entries_used, located = self._validate(held, keys, values, expected)  # 3
                 reach("commit.after_validate")
-                record = Commit(
-                    tail, extent.size, len(keys), plan.keys_live, plan.entries_used, extent.digest
-                )
-                self._intend(held, plan.time, tail + extent.size)  # 4
-                self._record(held, plan.time, tail + extent.size, record)  # 5
-                self._publish(held, plan.time, tail, keys, extent)  # 6
+                offset = tail + extent[1]
+                record = (tail, extent[1], len(keys), keys_live, entries_used, extent[4])
+                self._intend(held, time, offset)  # 4
+                self._record(held, time, offset, record)  # 5
+                self._publish(held, time, tail, keys, extent, located)  # 6
                 reach("commit.before_visible")
-                repair.show(held, self.index, plan.time)  # 7
-                repair.account(held, self.index, self.slot, tail + extent.size + COMMIT_BYTES, record)  # 8
+                repair.show(held, index, time)  # 7
+                repair.account(held, index, self.slot, offset + COMMIT_BYTES, keys_live, entries_used)  # 8
                 reach("commit.after_account")
-                self.index.words[layout.H_INTENT] = 0  # 9
+                words[layout.H_INTENT] = 0  # 9
                 reach("commit.after_clear")
             finally:
                 self._leave(held)  # 10
             reach("commit.after_unlock")
         finally:
             self.mutex.release()
-        return plan.time  # 11: a durable transaction was synced within step 5, before it was shown
+        return time  # 11: a durable transaction was synced within step 5, before it was shown
 
     def locked(self, work: Callable[[Held], None]) -> None:
         """Run ``work`` under COMMIT, after any repair that is due. Raises LockTimeoutError."""
@@ -135,7 +128,7 @@ class Writer:
             self.locks.release(held)
 
     def _enter(self) -> None:
-        if not self.mutex.acquire(timeout=self.lock_timeout_s):
+        if not self.mutex.acquire(False) and not self.mutex.acquire(timeout=self.lock_timeout_s):
             raise LockTimeoutError(
                 "this handle (by another thread)", self.pid, "running", self.lock_timeout_s
             )
@@ -152,10 +145,12 @@ class Writer:
             # My own commit was cut short, and so was finishing it: its records must not be overwritten.
             self._finish_own()
         extent = encode(keys, values, integrity=self.integrity)
-        tail = words[layout.writer_word(self.slot) + layout.W_TAIL]
-        self.appender.reserve(tail + extent.size + COMMIT_BYTES)
-        reach("prepare.before_append", (self.appender.store_prefix, tail, extent.pieces))
-        self.appender.store(tail, extent.pieces)
+        tail, appender = words[self.tail_word], self.appender
+        end = tail + extent[1] + COMMIT_BYTES
+        if end > appender.allocated:
+            appender.reserve(end)
+        reach("prepare.before_append", (appender.store_prefix, tail, extent[0]))
+        appender.store(tail, extent[0])
         reach("prepare.after_append")
         return extent, tail
 
@@ -168,31 +163,34 @@ class Writer:
 
     def _validate(
         self, held: Held, keys: Sequence[bytes], values: Sequence[bytes | None], expected: Mapping[bytes, int]
-    ) -> Plan:
-        """Step 3: every fetched key still has its base revision, and the new keys have room."""
+    ) -> tuple[int, int, int, Located | None]:
+        """Step 3: every fetched key still has its base revision, and the new keys have room. Returns T of
+        the commit, the counters ``keys_live`` and ``entries_used`` after it, and where many keys' entries are.
+        """
         assert held.range is COMMIT
         index, words = self.index, self.index.words
-        check_bases(index, expected)
+        if expected:
+            check_bases(index, expected)
+        located = None
         if len(keys) < VECTOR_MIN:
             added = live = 0
-            for key, value in zip(keys, values, strict=True):
+            for i, key in enumerate(keys):
                 word = index.probe(key)
                 if word < 0:
                     added += 1
-                    live += value is not None
-                else:
-                    time, length = index.newest(word)
-                    was = time > 0 and length != layout.TOMBSTONE
-                    live += (value is not None) - was
+                elif index.newest(word)[1] != layout.TOMBSTONE:
+                    live -= 1
+                if values[i] is not None:
+                    live += 1
         else:
-            slots, heads = index.locate(keys)
-            added = int((slots < 0).sum())
-            _, alive = index.newest_many(slots, heads)
+            located = index.locate(keys)
+            added = int((located[0] < 0).sum())
+            _, alive = index.newest_many(*located)
             live = len(values) - values.count(None) - int(alive.sum())
         used = words[layout.H_ENTRIES_USED]
         if added and used + added > index.capacity:
             raise IndexFullError(index.capacity, used, added)
-        return Plan(words[layout.H_COMMITTED] + 1, words[layout.H_KEYS_LIVE] + live, used + added)
+        return words[layout.H_COMMITTED] + 1, words[layout.H_KEYS_LIVE] + live, used + added, located
 
     def _intend(self, held: Held, time: int, offset: int) -> None:
         """Step 4: say where the commit record will be, then that there is one to look for."""
@@ -205,10 +203,12 @@ class Writer:
         words[layout.H_INTENT] = time
         syncpoints.reach("commit.after_intent")
 
-    def _record(self, held: Held, time: int, offset: int, record: Commit) -> None:
+    def _record(
+        self, held: Held, time: int, offset: int, record: tuple[int, int, int, int, int, bytes]
+    ) -> None:
         """Step 5: from the last byte of this record on, the transaction happens, whoever finishes it."""
         reach = syncpoints.reach
-        pieces = [layout.pack_commit(self.index.store_uuid, time, record)]
+        pieces = [layout.pack_commit(self.index.store_uuid, time, *record)]
         reach("record.before_append", (self.appender.store_prefix, offset, pieces))
         self.appender.store(offset, pieces)
         reach("record.after_append")
@@ -224,15 +224,16 @@ class Writer:
                 raise
             reach("record.after_sync")
 
-    def _publish(self, held: Held, time: int, tail: int, keys: Sequence[bytes], extent: Extent) -> None:
+    def _publish(
+        self, held: Held, time: int, tail: int, keys: Sequence[bytes], extent: Extent, located: Located | None
+    ) -> None:
         """Step 6: store every revision. Nobody sees any of them before step 7."""
         base = layout.pack_location(self.file_id, tail)
-        if len(keys) < VECTOR_MIN:
-            locations: Sequence[int] = [base + (offset >> 6) for offset in extent.offsets]
-        else:
-            shifted = np.asarray(extent.offsets, dtype=np.uint64) >> np.uint64(6)
-            locations = shifted + np.uint64(base)  # type: ignore[assignment] # an array is a fine sequence here
-        self.index.publish(held, time, keys, locations, extent.lengths)
+        _, _, offsets, lengths, _ = extent
+        locations: Integers = (
+            offsets + base if isinstance(offsets, np.ndarray) else [base + offset for offset in offsets]
+        )
+        self.index.publish(held, time, keys, locations, lengths, located)
 
     def close(self) -> None:
         """Close the smallfile. The writer place is free once the range locks are closed."""
