@@ -114,7 +114,8 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 class Spawned(msgspec.Struct, tag="spawned", tag_field="type", omit_defaults=True, frozen=True):
     """The supervisor forked ``process`` (``pid``) to play ``role`` ("writer", "reader", "auditor", "setup",
-    "final"); ``fault`` and ``point``, ``hit``: what it carries, e.g. kill-point at the 3rd hit of a point.
+    "final"); ``fault`` and ``point``, ``hit``: what it carries, e.g. kill-point at the 3rd hit of a point;
+    ``torn``: how much of the write that the point stands before is applied first, if it stands before one.
     """
 
     process: int
@@ -124,6 +125,7 @@ class Spawned(msgspec.Struct, tag="spawned", tag_field="type", omit_defaults=Tru
     fault: str = ""
     point: str = ""
     hit: int = 0
+    torn: float = 0.0
 
 
 class Died(msgspec.Struct, tag="died", tag_field="type", omit_defaults=True, frozen=True):

@@ -31,7 +31,7 @@ class Plan(msgspec.Struct, frozen=True):
     """One campaign. ``seed`` decides workloads, faults and victims through separate random streams.
 
     ``bug`` names a planted bug (``harness.planted``), for the harness's own test. ``blind`` lists properties
-    whose findings are ignored on purpose: it exists to show that a broken detection fails the selftest.
+    whose findings are ignored on purpose (``*``: all of them), to show that a broken detection fails the selftest.
     """
 
     seed: int

@@ -31,7 +31,7 @@ class Finding(msgspec.Struct, omit_defaults=True, frozen=True):
     details: dict[str, Any] = {}
 
 
-class Verdict(msgspec.Struct, omit_defaults=True, frozen=True):
+class Verdict(msgspec.Struct, frozen=True):
     """The conclusion of one checker, or of a whole run: an outcome, the property, findings and counts."""
 
     property_name: str = msgspec.field(name="property")

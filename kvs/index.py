@@ -1,8 +1,9 @@
 """The index: an open-addressing table in a shared map. Header words, probing, publishing one key and many.
 
-Linear probing from slot ``(xxh3_64(key) >> 7) & (slots - 1)`` (so that a mask of the hash is a byte offset); an entry is empty iff the T of its first revision is
-zero, which is also where every ring begins, so no entry is ever emptied again and a probe may stop at the
-first empty one. One process publishes at a time (COMMIT is held); readers take no lock.
+Linear probing from slot ``(xxh3_64(key) >> 7) & (slots - 1)``, so that a masked hash is the entry's offset
+in bytes. An entry is empty iff the T of its first revision is zero, which is also where every ring begins, so
+no entry is ever emptied again and a probe may stop at the first empty one. One process publishes at a time
+(COMMIT is held); readers take no lock.
 
 All shared words are loaded and stored as aligned native 8-byte words: through ``memoryview.cast("Q")``,
 numpy, or ``struct`` in native mode for loads only (``pack_into`` clears its target first). x86-64 keeps

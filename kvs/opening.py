@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from kvs import files, index as index_module, layout, locks, syncpoints
+from kvs import files, layout, locks, syncpoints
+from kvs import index as index_module
 from kvs.errors import (
     CorruptedStoreError,
     LockTimeoutError,
@@ -197,7 +198,8 @@ def claim(directory: Path, index: Index, smallfiles: Smallfiles, options: Option
     """Take a free writer place and its smallfile, finish what its dead owner left, mark the store unclean.
 
     Raises:
-        MaximumWritersError, LockTimeoutError, StorageFullError.
+        MaximumWritersError, LockTimeoutError, StorageFullError; CorruptedStoreError: the place's smallfile is
+        not what it was. It was not touched.
     """
     ranges = RangeLocks(directory / RANGES, lambda asked: _owner(index, asked))
     try:
@@ -242,6 +244,7 @@ def _smallfile(index: Index, smallfiles: Smallfiles, slot: int, options: Options
     file_id = index.words[place + layout.W_FILE] if tail else slot
     path = smallfiles.path(file_id)
     if tail:
+        smallfiles.check(file_id, tail)  # or this writer would append behind a hole, or to another's file
         return Appender(path, tail=tail, mapped=options.mapped)
     files.unlink(path)  # a replaced store's, or one that died before it had a header
     appender = Appender(path, tail=0, mapped=options.mapped)
@@ -268,7 +271,7 @@ def leave(index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
     Raises LockTimeoutError; the handle's locks are released whatever happens.
     """
 
-    def mark(held: Held) -> None:
+    def mark(_: Held) -> None:
         others = any(
             slot != writer.slot and writer.locks.held_elsewhere(locks.writer_range(slot))
             for slot in range(index.writers_max)

@@ -8,7 +8,6 @@ also shows that no newer revision <= S was missed: it would have been overwritte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,6 @@ from kvs.errors import CorruptedStoreError, SnapshotTooOldError
 from kvs.index import Index, Revision, Slots
 from kvs.layout import E_TIME, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
 from kvs.smallfile import VECTOR_MIN, Smallfiles, Words
-
 
 Get = Callable[..., Any]
 """``get(key, default=None)``."""

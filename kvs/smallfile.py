@@ -284,6 +284,17 @@ class Smallfiles:
             missing -= len(part)
         return found if state.digest() == commit.records_hash else None
 
+    def check(self, file_id: int, end: int) -> None:
+        """Raise CorruptedStoreError unless the smallfile is there, is of this store and reaches byte ``end``."""
+        fd = self._fds.get(file_id)
+        actual = files.size(self._open(file_id) if fd is None else fd)
+        if actual < end:
+            raise CorruptedStoreError(
+                f"the smallfile is truncated: {actual} bytes of at least {end}",
+                path=str(self.path(file_id)),
+                offset_bytes=actual,
+            )
+
     def sync(self, file_id: int) -> None:
         """Put a smallfile (a dead writer's) on the medium. Raises DurabilityError."""
         fd = self._fds.get(file_id)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from xxhash import xxh3_128_digest
 
 from kvs import check, layout, locks, opening, reading, syncpoints
+from kvs.check import Finding
 from kvs.errors import (
     ClosedStoreError,
     ContentAddressError,
@@ -25,7 +26,6 @@ from kvs.errors import (
     TransactionAbortedError,
     TransactionLimitError,
 )
-from kvs.check import Finding
 from kvs.index import Index
 from kvs.locks import Held
 from kvs.smallfile import Smallfiles
@@ -96,18 +96,22 @@ class Store(MutableMapping[Any, bytes]):
             index_path = path / layout.index_name(opening.GENERATION)
             self._index: Index = Index(index_path, write=write)
             self._writer: Writer | None = None
+            smallfiles: Smallfiles | None = None
             try:
                 opening.check_options(self._index, options, path)
                 opening.check_boot(self._index, index_path)
                 self._integrity = bool(self._index.flags & layout.FLAG_INTEGRITY)
                 self._content_addressed = bool(self._index.flags & layout.FLAG_CONTENT_ADDRESSED)
-                self._smallfiles: Smallfiles = Smallfiles(
+                smallfiles = Smallfiles(
                     path, self._index.store_uuid, mapped=options.mapped, integrity=self._integrity
                 )
+                self._smallfiles: Smallfiles = smallfiles
                 if write:
-                    self._writer = opening.claim(path, self._index, self._smallfiles, options)
+                    self._writer = opening.claim(path, self._index, smallfiles, options)
             except BaseException:
                 self._index.close()
+                if smallfiles is not None:
+                    smallfiles.close()
                 raise
         _stores[id(self)] = self
         self._hot = _HotPath(self)
@@ -216,7 +220,13 @@ class Store(MutableMapping[Any, bytes]):
         """
         self._check_usable()
         return Transaction(
-            self._index, self._smallfiles, self._usable_writer, self._check_value, normalise, isolation
+            self._index,
+            self._smallfiles,
+            self._usable_writer,
+            self._check_usable,
+            self._check_value,
+            normalise,
+            isolation,
         )
 
     def transact(

@@ -207,6 +207,7 @@ class Writer:
         self, held: Held, time: int, offset: int, record: tuple[int, int, int, int, int, bytes]
     ) -> None:
         """Step 5: from the last byte of this record on, the transaction happens, whoever finishes it."""
+        assert held.range is COMMIT
         reach = syncpoints.reach
         pieces = [layout.pack_commit(self.index.store_uuid, time, *record)]
         reach("record.before_append", (self.appender.store_prefix, offset, pieces))
@@ -269,6 +270,7 @@ class Transaction:
         index: Index,
         smallfiles: Smallfiles,
         writer: Callable[[], Writer],
+        check_usable: Callable[[], None],
         check_value: Callable[[bytes, bytes], None],
         normalise: Callable[[object], bytes],
         isolation: Isolation,
@@ -278,6 +280,7 @@ class Transaction:
         self._index = index
         self._smallfiles = smallfiles
         self._writer = writer
+        self._check_usable = check_usable
         self._check_value = check_value
         self._normalise = normalise
         self._isolation = isolation
@@ -383,6 +386,7 @@ class Transaction:
     def _check_open(self) -> None:
         if not self._open:
             raise ClosedStoreError("the transaction")
+        self._check_usable()
 
 
 __all__ = ["Error", "Isolation", "Transaction", "Writer"]

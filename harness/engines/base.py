@@ -12,7 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-Hook = Callable[[str], None]
+Tear = Callable[[float], None]
+"""Applies only the first part (0: nothing, to 1) of the write that a sync point stands before, as a death in
+the middle of that write would."""
+
+
+class Hook(Protocol):
+    """What an engine calls at a sync point; with ``tear`` where the point stands before a larger write."""
+
+    def __call__(self, point: str, tear: Tear | None = None, /) -> None:
+        """The process is at ``point``. May not return."""
 
 
 class Value(NamedTuple):

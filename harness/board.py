@@ -1,0 +1,160 @@
+"""Shared memory between the supervisor and its workers: what each of them is doing, without a message.
+
+One anonymous shared map, made before the first fork. It outlives any worker, so the supervisor can read what
+a victim was doing after it has died, and a worker can be told to stop without a signal. Every word is an
+aligned native 8-byte load or store through ``memoryview.cast("Q")`` and has exactly one writing process.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import Final
+
+_WORD_BYTES: Final = 8
+_HEADER_WORDS: Final = 8
+_STOP, _VIOLATION = 0, 1
+
+# One slot:  word  what                              written by
+#            0     process that plays the slot        supervisor, before the fork
+#            1     phase (PHASES)                     worker
+#            2     last sync point reached, 1-based   worker
+#            3     standing at that point, about to   worker
+#                  take the fault that it carries
+#            4     when it stopped itself, ns         worker
+#            5     operations completed               worker
+#            6     writes committed                   worker
+#            7     last commit, ns                    worker
+#            8     bytes written                      worker
+#            9...  hits of each sync point            worker
+_PROCESS, _PHASE, _POINT, _STANDING, _STOPPED_AT = range(5)
+_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _HITS = range(5, 10)
+
+PHASES: Final = ("none", "opening", "working", "closing", "closed")
+
+
+class Board:
+    """The whole map: two flags and ``slots`` slots, each with a hit counter per sync point of ``points``."""
+
+    def __init__(self, slots: int, points: Sequence[str]) -> None:
+        self.points = tuple(points)
+        self._slot_words = _HITS + len(self.points)
+        self._map = mmap.mmap(-1, (_HEADER_WORDS + slots * self._slot_words) * _WORD_BYTES)
+        self._words = memoryview(self._map).cast("Q")
+        self.slots = tuple(
+            Slot(self._words[start : start + self._slot_words], self.points)
+            for start in range(_HEADER_WORDS, _HEADER_WORDS + slots * self._slot_words, self._slot_words)
+        )
+
+    @property
+    def stop(self) -> bool:
+        """Whether no new operation may begin."""
+        return self._words[_STOP] != 0
+
+    def set_stop(self) -> None:
+        """Let every worker finish its operation and leave."""
+        self._words[_STOP] = 1
+
+    @property
+    def violation(self) -> bool:
+        """Whether a worker has seen what must never be."""
+        return self._words[_VIOLATION] != 0
+
+    def set_violation(self) -> None:
+        """Said by a worker after its history holds the violation. Any number of them may store the same 1."""
+        self._words[_VIOLATION] = 1
+
+    def hits(self) -> dict[str, int]:
+        """How often each sync point was reached so far, all slots together."""
+        return {
+            point: sum(slot.words[_HITS + code] for slot in self.slots)
+            for code, point in enumerate(self.points)
+        }
+
+
+class Slot:
+    """One worker's words. Counters go on from one incarnation to the next."""
+
+    def __init__(self, words: memoryview, points: Sequence[str]) -> None:
+        self.words = words
+        self._points = points
+
+    def begin(self, process: int) -> None:
+        """Clear what the previous incarnation was doing, before ``process`` is forked to play this slot."""
+        self.words[_PROCESS] = process
+        for word in (_PHASE, _POINT, _STANDING, _STOPPED_AT):
+            self.words[word] = 0
+
+    @property
+    def phase(self) -> str:
+        """One of ``PHASES``."""
+        return PHASES[self.words[_PHASE]]
+
+    def set_phase(self, phase: str) -> None:
+        """Said by the worker itself."""
+        self.words[_PHASE] = PHASES.index(phase)
+
+    @property
+    def point(self) -> str:
+        """The last sync point that this incarnation reached, "" before the first."""
+        code = self.words[_POINT]
+        return self._points[code - 1] if code else ""
+
+    @property
+    def standing(self) -> bool:
+        """Whether it stands at ``point``, taking the fault that it carries."""
+        return self.words[_STANDING] != 0
+
+    @property
+    def stopped_at_ns(self) -> int:
+        """When it stopped itself, 0 if it did not."""
+        return self.words[_STOPPED_AT]
+
+    def stand(self, now_ns: int) -> None:
+        """Said by the worker in the instant before its fault takes it at the current point."""
+        self.words[_STOPPED_AT] = now_ns
+        self.words[_STANDING] = 1
+
+    def leave(self) -> None:
+        """Said by the worker when it goes on."""
+        self.words[_STANDING] = 0
+
+    def reach(self, code: int) -> None:
+        """Said by the worker at the sync point ``board.points[code]``."""
+        self.words[_POINT] = code + 1
+        self.words[_HITS + code] += 1
+
+    def hits(self, code: int) -> int:
+        """How often this slot reached ``board.points[code]``."""
+        return self.words[_HITS + code]
+
+    def began(self, byte_count: int) -> None:
+        """Said by the worker: it is about to write about so much."""
+        self.words[_BYTES] += byte_count
+
+    def completed(self, commit_ns: int | None) -> None:
+        """Said by the worker: one more operation; ``commit_ns`` is its time if it was a committed write."""
+        self.words[_OPERATIONS] += 1
+        if commit_ns is not None:
+            self.words[_COMMITS] += 1
+            self.words[_COMMITTED_AT] = commit_ns
+
+    @property
+    def operations(self) -> int:
+        """Operations completed in this slot."""
+        return self.words[_OPERATIONS]
+
+    @property
+    def commits(self) -> int:
+        """Writes committed in this slot."""
+        return self.words[_COMMITS]
+
+    @property
+    def committed_at_ns(self) -> int:
+        """The time of the last commit, 0 before the first."""
+        return self.words[_COMMITTED_AT]
+
+    @property
+    def byte_count(self) -> int:
+        """About how many bytes this slot began to write."""
+        return self.words[_BYTES]

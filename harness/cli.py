@@ -1,0 +1,302 @@
+"""The ``harness`` command. Data goes to standard output, everything else to standard error.
+
+Exit codes: 0 OK, 1 violation, 2 usage, 3 unknown, 4 the harness itself failed, 130 interrupted twice.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy is imported by anything: its threads would make every fork one of a multi-threaded process.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import json
+import secrets
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness import engines
+from harness.errors import HarnessError, UsageError
+from harness.plan import FAULTS, WORKLOADS, Plan
+
+if TYPE_CHECKING:
+    from harness.supervisor import Status
+
+_INTERRUPTED: Final = 130
+_FAILED: Final = HarnessError.exit_code
+
+
+def _example(command: str) -> str:
+    return f"\b\nExample:\n  {command}"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]}, epilog=_example("harness run --seconds 30")
+)
+def cli() -> None:
+    """Torture an embedded store: many processes, kill -9, and checkers that must be convinced.
+
+    Exit codes: 0 OK, 1 violation, 2 usage, 3 unknown (too little was seen to say), 4 the harness failed.
+    """
+
+
+@cli.command(epilog=_example("harness run --engine sqlite --workloads bank,append --seconds 20"))
+@click.option("--engine", default="kvs", show_default=True, help="kvs, sqlite, or your own module:Class.")
+@click.option("--workloads", default=",".join(WORKLOADS), show_default=True, help="Comma separated.")
+@click.option("--writers", type=click.IntRange(1, 64), default=4, show_default=True)
+@click.option("--readers", type=click.IntRange(0, 64), default=2, show_default=True)
+@click.option("--auditors", type=click.IntRange(0, 8), default=1, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), help="Decides workloads, faults and victims.  [default: random]"
+)
+@click.option("--faults", default=",".join(FAULTS), show_default=True, help="Comma separated, or none.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directory.")
+@click.option(
+    "--store-dir", type=click.Path(path_type=Path, file_okay=False), help="Parent of the store's directory."
+)
+@click.option("--bug", default="", help="Plant a known bug in kvs first, to see what a failure looks like.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def run(
+    engine: str,
+    workloads: str,
+    writers: int,
+    readers: int,
+    auditors: int,
+    seconds: float,
+    seed: int | None,
+    faults: str,
+    out: Path | None,
+    store_dir: Path | None,
+    bug: str,
+    as_json: bool,
+) -> int:
+    """Run a campaign: free-running processes that are killed and stopped while they work, then the verdict.
+
+    Everything is saved under results/runs/ (or --out) and can be judged again with `harness check`. Ctrl-C
+    ends the run early, with a verdict over what there is; a second one ends it at once, without.
+    """
+    from harness import campaign, report
+
+    plan = Plan(
+        seed=secrets.randbits(32) if seed is None else seed,
+        engine=engine,
+        workloads=_names(workloads),
+        faults=() if faults == "none" else _names(faults),
+        writers=writers,
+        readers=readers,
+        auditors=auditors,
+        seconds=seconds,
+        bug=bug,
+    )
+    with _Progress() as progress:
+        result = campaign.conduct(
+            plan,
+            out=out or campaign.RUNS,
+            store_dir=store_dir,
+            command=shlex.join(["harness", *sys.argv[1:]]),
+            show=progress.show,
+        )
+    if as_json:
+        _print_json({"run_dir": str(result.run_dir), "judgement": result.judgement})
+    else:
+        report.print_summary(Console(), result.run, result.judgement, result.run_dir)
+    for crash in result.crashed:
+        click.echo(f"harness: {crash}", err=True)
+    if result.store is not None:
+        click.echo(f"harness: the store was kept in {result.store}", err=True)
+    code = result.judgement.overall.exit_code
+    return _FAILED if result.crashed and code != 1 else code
+
+
+@cli.command(epilog=_example("harness check results/runs/2026-03-01T12-00-00-9f3c"))
+@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def check(run_dir: Path, as_json: bool) -> int:
+    """Judge a saved run again, from its histories alone; nothing in RUN_DIR is changed."""
+    from harness import judge, report
+
+    if not (run_dir / "plan.json").is_file():
+        raise UsageError(f"{run_dir} is not the directory of a run: it has no plan.json")
+    loaded = judge.load(run_dir)
+    judgement = judge.judge(loaded)
+    if as_json:
+        _print_json({"run_dir": str(run_dir), "judgement": judgement})
+    else:
+        report.print_summary(Console(), loaded, judgement, run_dir)
+    return judgement.overall.exit_code
+
+
+@cli.command(epilog=_example("harness points --engine kvs"))
+@click.option("--engine", default="kvs", show_default=True, help="kvs, sqlite, or your own module:Class.")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def points(engine: str, as_json: bool) -> int:
+    """List every sync point of an engine with its meaning; those that a campaign must kill at are marked."""
+    loaded = engines.load(engine)
+    required = loaded.required_points()
+    if as_json:
+        _print_json(
+            [
+                {"point": point, "meaning": meaning, "required": point in required}
+                for point, meaning in loaded.points().items()
+            ]
+        )
+        return 0
+    if not loaded.points():
+        click.echo(f"harness: {engine} has no sync points; it is killed at random times only", err=True)
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for heading in ("point", "required", "meaning"):
+        table.add_column(heading, no_wrap=heading == "point")
+    for point, meaning in loaded.points().items():
+        table.add_row(point, "yes" if point in required else "", Text(meaning))
+    Console().print(table)
+    return 0
+
+
+@cli.command(epilog=_example("harness selftest --only no-commit-lock,clean"))
+@click.option("--only", default="", help="Only these trials, comma separated.  [default: all]")
+@click.option("--blind", default="", help="Ignore every finding of these planted bugs, to see this fail.")
+@click.option("--clean-seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directories."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
+def selftest(only: str, blind: str, clean_seconds: float, seed: int, out: Path | None, as_json: bool) -> int:
+    """Plant known bugs in the store and see each of them caught, and the clean store pass.
+
+    Exit code 0 if every trial ended as it must, 1 if a bug escaped or the clean store was blamed.
+    """
+    from harness import campaign
+    from harness import selftest as trials
+
+    done = []
+    with _Progress() as progress:
+        for trial in trials.conduct(
+            seed=seed,
+            only=_names(only),
+            blind=_names(blind),
+            clean_seconds=clean_seconds,
+            out=out or campaign.RUNS,
+            command=shlex.join(["harness", *sys.argv[1:]]),
+            show=progress.show_trial,
+        ):
+            done.append(trial)
+    passed = all(trial.passed for trial in done)
+    if as_json:
+        _print_json({"passed": passed, "trials": done})
+        return 0 if passed else 1
+    table = Table(box=None, pad_edge=False)
+    for heading in ("trial", "verdict", "seconds", "found by", ""):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+    for trial in done:
+        mark = (
+            Text("ok", "green")
+            if trial.passed
+            else Text("ESCAPED" if trial.name != "clean" else "BLAMED", "red")
+        )
+        found_by = ", ".join(trial.found_by) if trial.name != "clean" or not trial.passed else ""
+        table.add_row(trial.name, str(trial.outcome), f"{trial.seconds:.1f}", found_by, mark)
+    Console().print(table)
+    for trial in done:
+        if not trial.passed:
+            click.echo(
+                f"harness: {trial.name}: expected {trial.expected}, got {trial.outcome}: {trial.run_dir}",
+                err=True,
+            )
+    click.echo(
+        f"selftest {'OK' if passed else 'FAILED'}: {sum(t.passed for t in done)} of {len(done)} trials as expected"
+    )
+    return 0 if passed else 1
+
+
+class _Progress:
+    """One line on standard error that is drawn anew from the supervisor's own loop; silent unless a terminal
+    watches. It uses no thread: the supervisor forks.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+
+    def __enter__(self) -> _Progress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, status: Status) -> None:
+        """Draw ``status``."""
+        self.show_trial("", status)
+
+    def show_trial(self, trial: str, status: Status) -> None:
+        """Draw ``status`` of a trial of the selftest."""
+        if self._live is None:
+            return
+        elapsed = max(status.elapsed_s, 0.001)
+        parts = [
+            f"{trial} {status.phase:<8} {min(elapsed, status.seconds):5.1f} of {status.seconds:.0f} s",
+            f"{status.operations / elapsed:6,.0f} operations/s",
+            f"{status.commits:,} commits",
+            f"{status.kills:,} kills",
+        ]
+        if status.points_required:
+            parts.append(f"points {status.points_covered}/{status.points_required}")
+        self._live.update(Text("  ".join(parts), style="cyan", no_wrap=True), refresh=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: run the command and exit with its code; no traceback reaches the user."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        return int(cli.main(arguments, prog_name="harness", standalone_mode=False) or 0)
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("harness: interrupted", err=True)
+        return _INTERRUPTED
+    except HarnessError as error:
+        click.echo(f"harness: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _FAILED
+    except Exception as error:
+        if os.environ.get("HARNESS_TRACEBACK"):
+            raise
+        click.echo(
+            f"harness: failed by itself, no store is to blame: {type(error).__name__}: {error} "
+            "(set HARNESS_TRACEBACK=1 to see where)",
+            err=True,
+        )
+        return _FAILED

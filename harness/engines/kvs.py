@@ -1,0 +1,206 @@
+"""kvs behind the adapter: every call maps to one of the store's own.
+
+The store is durable, so that the syncs and their sync points are part of what is tortured; on memory-backed
+storage they cost nothing. Handles alternate between ``io="mmap"`` and ``io="append"`` with the process id,
+so that one store serves both at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import kvs
+from harness.engines.base import Hook, Tear, Value
+from harness.errors import ConflictError, EngineDamagedError
+from kvs import files, locks, opening, syncpoints
+
+_REQUIRED = ("prepare.", "commit.", "record.", "publish.", "repair.")
+
+
+def _tear(store: Callable[[Any, Any, int], None], position: Any, data: Any) -> Tear:
+    """A write that a sync point carries (``kvs.syncpoints``) as one that can be applied in part."""
+
+    def tear(part: float) -> None:
+        total = sum(map(len, data)) if isinstance(data, list) else len(position)
+        store(position, data, int(part * total))
+
+    return tear
+
+
+class KvsSnapshot:
+    """A kvs.Snapshot."""
+
+    def __init__(self, store: kvs.Store) -> None:
+        self._snapshot = store.snapshot()
+        self.sequence: int | None = self._snapshot.transaction_counter
+
+    def get(self, key: bytes) -> Value | None:
+        """See the protocol. A revision that was overwritten meanwhile is a conflict."""
+        try:
+            item = self._snapshot.find(key)
+        except kvs.SnapshotTooOldError as error:
+            raise ConflictError(str(error)) from error
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+        return None if item is None else Value(item.value, item.transaction_counter)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See the protocol."""
+        try:
+            return self._snapshot.get_many(keys)
+        except kvs.SnapshotTooOldError as error:
+            raise ConflictError(str(error)) from error
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+
+    def close(self) -> None:
+        """See the protocol."""
+        self._snapshot.close()
+
+
+class KvsTransaction:
+    """A serializable kvs.Transaction."""
+
+    def __init__(self, store: kvs.Store) -> None:
+        self._txn = store.transaction()
+
+    def get(self, key: bytes) -> Value | None:
+        """See the protocol."""
+        try:
+            time, data = self._txn.fetch_item(key)
+        except kvs.TransactionAbortedError as error:
+            raise ConflictError(str(error)) from error
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+        return None if data is None else Value(data, time)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """See the protocol."""
+        self._txn.update_unsafe(key, value)
+
+    def delete(self, key: bytes) -> None:
+        """See the protocol."""
+        self._txn.remove_unsafe(key)
+
+    def commit(self) -> int | None:
+        """See the protocol."""
+        try:
+            return self._txn.commit()
+        except kvs.TransactionAbortedError as error:
+            raise ConflictError(str(error)) from error
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+
+    def abort(self) -> None:
+        """See the protocol."""
+        self._txn.abort()
+
+
+class KvsSession:
+    """One handle of a kvs store."""
+
+    def __init__(self, directory: Path, *, readonly: bool) -> None:
+        io = "append" if os.getpid() % 2 else "mmap"
+        try:
+            self._store = kvs.open(directory, "r" if readonly else "w", io=io)
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+
+    def transaction(self) -> KvsTransaction:
+        """See the protocol."""
+        return KvsTransaction(self._store)
+
+    def snapshot(self) -> KvsSnapshot:
+        """See the protocol."""
+        return KvsSnapshot(self._store)
+
+    def get(self, key: bytes) -> Value | None:
+        """See the protocol."""
+        try:
+            item = self._store.find(key)
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+        return None if item is None else Value(item.value, item.transaction_counter)
+
+    def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> int | None:
+        """See the protocol."""
+        try:
+            return self._store.put_many(pairs)
+        except kvs.CorruptedStoreError as error:
+            raise EngineDamagedError(str(error)) from error
+
+    def keys(self) -> set[bytes]:
+        """See the protocol."""
+        return set(self._store)
+
+    def verify(self) -> list[str]:
+        """See the protocol. The whole logs are checked too, but only where nobody waits (small stores)."""
+        log = self._store.stat()["smallfile_bytes"] < 64 << 20
+        try:
+            return [f"{finding.invariant}: {finding.message}" for finding in self._store.verify(log=log)]
+        except kvs.CorruptedStoreError as error:
+            return [f"damaged: {error}"]
+
+    def close(self) -> None:
+        """See the protocol."""
+        self._store.close()
+
+
+class KvsEngine:
+    """kvs."""
+
+    name = "kvs"
+    stall_s: float | None = None
+
+    def points(self) -> Mapping[str, str]:
+        """See the protocol."""
+        return syncpoints.POINTS
+
+    def required_points(self) -> frozenset[str]:
+        """Every point of commit and repair."""
+        return frozenset(name for name in syncpoints.POINTS if name.startswith(_REQUIRED))
+
+    def install_hook(self, hook: Hook | None) -> None:
+        """See the protocol."""
+        if hook is None:
+            syncpoints.install(None)
+        else:
+            syncpoints.install(
+                lambda name, write=None: hook(name) if write is None else hook(name, _tear(*write))
+            )
+
+    def plant(self, bug: str) -> None:
+        """See the protocol."""
+        from harness import planted  # the list of bugs imports the store, and nothing else needs it
+
+        planted.BUGS[bug].plant()
+
+    def create(self, directory: Path, keys: int) -> None:
+        """See the protocol."""
+        kvs.open(directory, "n", durable=True, index_capacity=keys).close()
+
+    def open(self, directory: Path, *, readonly: bool = False) -> KvsSession:
+        """See the protocol."""
+        return KvsSession(directory, readonly=readonly)
+
+    def left_behind(self, directory: Path) -> list[str]:
+        """See the protocol: ranges that are still locked, and an intent that nobody finished."""
+        with kvs.open(directory, "r") as store:
+            stat = store.stat()
+        left = [f"the intent of transaction {stat['intent']} stands"] if stat["intent"] else []
+        fd = files.open_file(directory / opening.RANGES, write=True)
+        try:
+            asked = [locks.COMPACT, locks.COMMIT, *map(locks.writer_range, range(stat["writers_max"]))]
+            left += [f"{lock.name} is still held" for lock in asked if locks.range_is_held(fd, lock)]
+        finally:
+            files.close(fd)
+        return left
+
+    def versions(self) -> dict[str, str]:
+        """See the protocol."""
+        names = ("kvs-torture", "numpy", "xxhash", "portalocker")
+        return {name: metadata.version(name) for name in names}

@@ -1,0 +1,259 @@
+"""Faults: what they are, how a worker takes one at a sync point, and which one comes next.
+
+A worker carries at most one fault of its own, armed before its first operation: SIGKILL or SIGSTOP at the
+Nth hit of a named sync point, sent by itself to itself, so that it happens exactly there. Everything else is
+done from outside: the supervisor kills or stops a worker at a random time.
+
+``Dealer`` decides. Counting first and rotating the odds keeps the points that are hit all the time from
+absorbing every kill: a point that was killed at seldom weighs more, and how many hits to wait for follows
+from how often it was reached so far.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Final, NamedTuple
+
+from harness.board import Board, Slot
+from harness.engines.base import Hook, Tear
+from harness.plan import Limits
+
+PAUSE_S: Final = (0.020, 0.150)
+"""A stopped process is continued after a time between these."""
+_PAUSES_PER_S: Final = 1.5
+_KILLS_PER_S: Final = 55.0
+"""What the dealer steers for; a third of it at random times."""
+_COMMITS_PER_KILL: Final = 2
+"""Survivors get to commit at least so often between two kills at a random time: where every writer is killed
+before it has opened the store, no commit for a second says nothing about the store..."""
+_PATIENCE_S: Final = 0.5
+"""...but get no longer than this for it."""
+_POINT_KILL_SHARE: Final = 0.85
+_POINT_PAUSE_SHARE: Final = 0.03
+_LIFE_S: Final = 0.05
+"""A worker that carries a kill at a point meets it within twice this time, if the point is reached often."""
+_OTHERS_LIFE_S: Final = 0.4
+"""The same for readers and auditors, whose operations are longer."""
+_WRITER_SHARE: Final = 0.85
+"""Of the kills and pauses at random times, the share that hits writers."""
+_HOLDER_SHARE: Final = 0.75
+"""Of the kills at points that are reached often, the share where the victim may hold the commit lock: only
+such deaths lead others to repair."""
+_TORN_SHARE: Final = 0.5
+"""Of the kills at a point that stands before a larger write, the share that applies a part of it."""
+_SPARED_SHARE: Final = 0.02
+_SPARED_S: Final = 1.5
+"""A fiftieth of the writers live at least this long: about one of four at any time, since the others live for
+a tenth of a second. Otherwise no transaction of 65,535 keys would ever be seen to commit."""
+
+_HOLDING: Final = ("commit.", "record.", "publish.", "repair.")
+_NOT_HOLDING: Final = ("before_lock", "after_unlock")
+
+
+class Fault(NamedTuple):
+    """What one worker carries: ``kind`` ("" for none, else "kill-point" or "pause-point"), at the ``hit``-th
+    hit of ``point``, which it may have to wait for (``rare``). If that stands before a write, ``torn`` is
+    the part of it that is applied before the kill. Without a fault of its own, a worker is left alone for its
+    first ``spared_s`` seconds.
+    """
+
+    kind: str = ""
+    point: str = ""
+    hit: int = 0
+    torn: float = 0.0
+    rare: bool = False
+    spared_s: float = 0.0
+
+
+NO_FAULT: Final = Fault()
+
+
+class Seen(NamedTuple):
+    """What the workers of one role did so far: ``hits`` of every point, in ``lives`` lives that lasted
+    ``slot_seconds`` together.
+    """
+
+    hits: Mapping[str, int]
+    slot_seconds: float
+    lives: int
+
+    def per_second(self, point: str) -> float:
+        """Hits per second of life."""
+        return self.hits[point] / max(self.slot_seconds, 0.001)
+
+    def per_life(self, point: str) -> float:
+        """Hits per life."""
+        return self.hits[point] / max(self.lives, 1)
+
+    def is_common(self, point: str) -> bool:
+        """Whether nearly every worker comes by ``point`` again and again."""
+        return self.per_second(point) * _LIFE_S >= 1 and self.per_life(point) >= 4
+
+
+def may_hold_lock(point: str) -> bool:
+    """Whether a process whose last sync point is ``point`` may hold the store's commit lock.
+
+    Where the store has no points (``""``) it may hold it at any time.
+    """
+    if not point:
+        return True
+    return point.startswith(_HOLDING) and not point.endswith(_NOT_HOLDING)
+
+
+def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
+    """A hook that counts the hits of every point on ``slot`` and takes ``fault`` when its time has come.
+
+    It marks the slot as standing first, so that the supervisor can tell a victim that died at its point from
+    one that died elsewhere. A killed worker does not return from the hook: a signal that a single-threaded
+    process sends to itself is delivered before ``kill`` returns (kill(2)).
+    """
+    codes = {point: code for code, point in enumerate(board.points)}
+    reach = slot.reach
+    if not fault.kind:
+        return lambda point, _=None: reach(codes[point])
+    target = codes[fault.point]
+    left = fault.hit
+    number = signal.SIGKILL if fault.kind == "kill-point" else signal.SIGSTOP
+
+    def hook(point: str, tear: Tear | None = None) -> None:
+        nonlocal left
+        code = codes[point]
+        reach(code)
+        if code == target:
+            left -= 1
+            if left == 0:
+                slot.stand(time.monotonic_ns())
+                if tear is not None and fault.torn:
+                    tear(fault.torn)
+                os.kill(os.getpid(), number)
+                slot.leave()
+
+    return hook
+
+
+class Dealer:
+    """Decides which faults come: drawn from one seeded stream, weighed by what has happened so far."""
+
+    def __init__(
+        self, random: Random, kinds: Sequence[str], required: frozenset[str], limits: Limits
+    ) -> None:
+        self._random = random
+        self._kinds = frozenset(kinds)
+        self._required = required
+        self._point_kills_min = limits.point_kills_min
+        self._kills: Counter[str] = Counter()
+        self._armed: Counter[str] = Counter()
+        self._kill_count = 0
+        self._commits_at_kill = 0
+        self._killed_at_s = 0.0
+        self._kill_wait_s = self._draw_kill_wait(0.0)
+        self._pause_at_s = random.expovariate(_PAUSES_PER_S)
+
+    @property
+    def kill_count(self) -> int:
+        """Kills so far."""
+        return self._kill_count
+
+    def killed(self, point: str, *, at_point: bool, elapsed_s: float, commits: int) -> None:
+        """One victim was reaped."""
+        self._kill_count += 1
+        if at_point:
+            self._kills[point] += 1
+        self._commits_at_kill = commits
+        self._killed_at_s = elapsed_s
+        self._kill_wait_s = self._draw_kill_wait(elapsed_s)
+
+    def fault_for(self, role: str, seen: Seen, carried: Sequence[Fault]) -> Fault:
+        """The fault of the next worker of ``role``, whose kind has ``seen`` so much until now; ``carried``:
+        what the living of its role carry.
+        """
+        share = self._random.random()
+        if role != "writer":
+            share *= 3
+        elif share > 1 - _SPARED_SHARE:
+            return Fault(spared_s=_SPARED_S)
+        kind = "kill-point" if share < _POINT_KILL_SHARE else "pause-point"
+        if share >= _POINT_KILL_SHARE + _POINT_PAUSE_SHARE or kind not in self._kinds:
+            return NO_FAULT
+        points = [
+            point for point in seen.hits if seen.hits[point] or (role == "writer" and point in self._required)
+        ]
+        if not points:
+            return NO_FAULT
+        point = self._point(kind, points, seen, carried)
+        life_s = _LIFE_S if role == "writer" else _OTHERS_LIFE_S
+        hits_max = min(2 * life_s * seen.per_second(point), seen.per_life(point))
+        self._armed[point] += 1
+        hit = self._random.randint(1, max(1, int(hits_max)))
+        torn = self._random.random() if kind == "kill-point" and self._random.random() < _TORN_SHARE else 0.0
+        return Fault(kind, point, hit, torn, rare=not seen.is_common(point))
+
+    def _point(self, kind: str, points: list[str], seen: Seen, carried: Sequence[Fault]) -> str:
+        """Half of a role's workers wait at the points that were killed at least, however long; the others
+        die where many come by, or nobody would ever die in the middle of a commit and be repaired.
+        """
+        common = [point for point in points if seen.is_common(point)]
+        waiting = sum(fault.rare for fault in carried)
+        places = (len(carried) + 1) // 2 if carried else self._random.randint(0, 1)
+        chosen = points
+        if common and (kind == "pause-point" or waiting >= places):
+            holding = [point for point in common if may_hold_lock(point)]
+            chosen = holding if holding and self._random.random() < _HOLDER_SHARE else common
+        return self._random.choices(chosen, [self._weight(point) for point in chosen])[0]
+
+    def _weight(self, point: str) -> float:
+        if point not in self._required:
+            # By what was tried, not by what came of it: some can be reached once in a store's life only.
+            return 0.25 / (1 + self._armed[point]) ** 2
+        weight = 1.0 / (1 + self._kills[point]) ** 2
+        return weight * 20 if self._kills[point] < self._point_kills_min else weight
+
+    def kill_due(self, elapsed_s: float, commits: int) -> bool:
+        """Whether a worker is to be killed now, at a random time. Survivors have had time to work since."""
+        if "kill-time" not in self._kinds or elapsed_s < self._killed_at_s + self._kill_wait_s:
+            return False
+        worked = commits - self._commits_at_kill >= _COMMITS_PER_KILL
+        return worked or elapsed_s >= self._killed_at_s + _PATIENCE_S
+
+    def _draw_kill_wait(self, elapsed_s: float) -> float:
+        """Seconds until the next kill at a random time: sooner if there were too few until now."""
+        behind = _KILLS_PER_S * elapsed_s - self._kill_count
+        rate = _KILLS_PER_S / 3 * min(6.0, max(0.3, 1.0 + behind / _KILLS_PER_S))
+        return self._random.expovariate(rate)
+
+    def pause_due(self, elapsed_s: float) -> bool:
+        """Whether a worker is to be stopped now, at a random time."""
+        if "pause-time" not in self._kinds or elapsed_s < self._pause_at_s:
+            return False
+        self._pause_at_s = elapsed_s + self._random.expovariate(_PAUSES_PER_S)
+        return True
+
+    def pause_s(self) -> float:
+        """How long a stopped worker stays stopped."""
+        return self._random.uniform(*PAUSE_S)
+
+    def victim(self, candidates: Sequence[tuple[int, str, Fault, float]]) -> int | None:
+        """Which of ``(slot, role, fault, age in seconds)`` is killed or stopped, ``None`` if there is none.
+
+        Mostly writers. Within a role those that carry a fault of their own are seldom taken, or it would
+        never come to it.
+        """
+        writers = [candidate for candidate in candidates if candidate[1] == "writer"]
+        others = [candidate for candidate in candidates if candidate[1] != "writer"]
+        chosen = writers if self._random.random() < _WRITER_SHARE else others
+        if not chosen:
+            return None
+        weights = [_exposure(fault, age_s) for _, _, fault, age_s in chosen]
+        return self._random.choices(chosen, weights)[0][0]
+
+
+def _exposure(fault: Fault, age_s: float) -> float:
+    """How readily a worker is killed or stopped from outside."""
+    if fault.kind:
+        return 0.01 if fault.rare else 0.06
+    return 0.02 if age_s < fault.spared_s else 1.0

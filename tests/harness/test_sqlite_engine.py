@@ -1,0 +1,151 @@
+"""The SQLite adapter keeps what the protocol promises."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from harness import engines
+from harness.engines import sqlite
+from harness.engines.base import Value
+from harness.engines.sqlite import SqliteEngine, SqliteSession
+from harness.errors import ConflictError, EngineDamagedError, EngineMissingError
+
+A, B = bytes(16), b"\xff" * 16
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    SqliteEngine().create(tmp_path, 100)
+    return tmp_path
+
+
+@pytest.fixture
+def session(directory: Path) -> SqliteSession:
+    return SqliteEngine().open(directory)
+
+
+def test_commits_are_numbered_in_their_order_across_sessions(directory: Path, session: SqliteSession) -> None:
+    other = SqliteEngine().open(directory)
+    assert [session.put_many([(A, b"1")]), other.put_many([(B, b"2")]), session.put_many([(A, b"3")])] == [
+        1,
+        2,
+        3,
+    ]
+    assert session.get(A) == Value(b"3", 3)
+    assert session.get(B) == Value(b"2", 2)
+    other.close()
+
+
+def test_a_snapshot_does_not_move(session: SqliteSession) -> None:
+    session.put_many([(A, b"old")])
+    snapshot = session.snapshot()
+    session.put_many([(A, b"new"), (B, b"new")])
+    assert snapshot.sequence == 1
+    assert snapshot.get(A) == Value(b"old", 1)
+    assert snapshot.get_many([B, A]) == [None, b"old"]
+    snapshot.close()
+    snapshot.close()
+    assert session.snapshot().get_many([B, A]) == [b"new", b"new"]
+
+
+def test_many_keys_come_back_in_the_order_asked(session: SqliteSession) -> None:
+    keys = [number.to_bytes(16, "big") for number in range(2500)]
+    session.put_many([(key, key) for key in keys])
+    wanted = [*reversed(keys), A + b"absent", keys[7]]
+    assert session.snapshot().get_many(wanted) == [*reversed(keys), None, keys[7]]
+    assert session.keys() == set(keys)
+
+
+def test_a_transaction_reads_writes_and_deletes(session: SqliteSession) -> None:
+    session.put_many([(A, b"1")])
+    transaction = session.transaction()
+    assert transaction.get(A) == Value(b"1", 1)
+    transaction.delete(A)
+    transaction.put(B, b"2")
+    assert transaction.commit() == 2
+    transaction.abort()
+    assert session.get(A) is None
+    assert session.get(B) == Value(b"2", 2)
+
+
+def test_an_aborted_transaction_leaves_nothing(session: SqliteSession) -> None:
+    transaction = session.transaction()
+    transaction.put(A, b"1")
+    transaction.abort()
+    assert session.get(A) is None
+    assert session.put_many([(A, b"2")]) == 1
+
+
+def test_a_busy_store_is_a_conflict_and_not_an_error(
+    directory: Path, session: SqliteSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.01)
+    holder = session.transaction()
+    other = SqliteEngine().open(directory)
+    with pytest.raises(ConflictError, match="locked"):
+        other.transaction()
+    assert SqliteEngine().left_behind(directory) != []
+    holder.abort()
+    assert other.put_many([(A, b"1")]) == 1
+    assert SqliteEngine().left_behind(directory) == []
+
+
+def test_a_broken_file_is_damage(directory: Path) -> None:
+    session = SqliteEngine().open(directory)
+    session.put_many([(number.to_bytes(16, "big"), b"x" * 100) for number in range(2000)])
+    assert session.verify() == []
+    session.close()
+    session.close()
+    path = directory / "store.sqlite"
+    data = bytearray(path.read_bytes())
+    data[5000:60000] = b"\xa5" * 55000
+    path.write_bytes(data)
+    damaged = SqliteEngine().open(directory)
+    assert damaged.verify() != []
+    with pytest.raises(EngineDamagedError):
+        damaged.keys()
+    path.write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(EngineDamagedError):
+        SqliteEngine().open(directory).get(A)
+
+
+def test_a_readonly_session_cannot_write(directory: Path, session: SqliteSession) -> None:
+    session.put_many([(A, b"1")])
+    readonly = SqliteEngine().open(directory, readonly=True)
+    assert readonly.get(A) == Value(b"1", 1)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        readonly.put_many([(A, b"2")])
+
+
+def test_it_has_no_points_no_bugs_and_says_its_version() -> None:
+    engine = SqliteEngine()
+    engine.install_hook(None)
+    assert dict(engine.points()) == {}
+    assert engine.required_points() == frozenset()
+    assert engine.versions() == {"sqlite": sqlite3.sqlite_version}
+    with pytest.raises(ValueError, match="no bug"):
+        engine.plant("no-lock")
+
+
+def test_engines_are_loaded_by_name_or_by_module_and_class() -> None:
+    assert engines.load("sqlite").name == "sqlite"
+    assert engines.load("harness.engines.sqlite:SqliteEngine").name == "sqlite"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nothing",
+        "no.such.module:Engine",
+        "harness.engines.sqlite:Nothing",
+        "harness.engines.sqlite:SqliteSession",
+        ":",
+        "harness.engines.sqlite:",
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_is_a_usage_error(name: str) -> None:
+    with pytest.raises(EngineMissingError):
+        engines.load(name)
