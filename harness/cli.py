@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness import engines
+from harness import bench, engines
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, WORKLOADS, Plan
 
@@ -84,8 +84,10 @@ def run(
     Everything is saved under results/runs/ (or --out) and can be judged again with `harness check`. Ctrl-C
     ends the run early, with a verdict over what there is; a second one ends it at once, without.
     """
-    from harness import campaign, report
+    from harness import campaign, planted, report
 
+    if bug and (engine != "kvs" or bug not in planted.BUGS):
+        raise UsageError(f"no bug {bug!r} can be planted in {engine}; in kvs: {', '.join(planted.BUGS)}")
     plan = Plan(
         seed=secrets.randbits(32) if seed is None else seed,
         engine=engine,
@@ -217,6 +219,9 @@ def selftest(only: str, blind: str, clean_seconds: float, seed: int, out: Path |
         f"selftest {'OK' if passed else 'FAILED'}: {sum(t.passed for t in done)} of {len(done)} trials as expected"
     )
     return 0 if passed else 1
+
+
+cli.add_command(bench.bench)
 
 
 class _Progress:

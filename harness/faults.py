@@ -1,7 +1,8 @@
 """Faults: what they are, how a worker takes one at a sync point, and which one comes next.
 
 A worker carries at most one fault of its own, armed before its first operation: SIGKILL or SIGSTOP at the
-Nth hit of a named sync point, sent by itself to itself, so that it happens exactly there. Everything else is
+Nth hit of a named sync point (SIGSTOP at every Nth), sent by itself to itself, so that it happens exactly
+there. Everything else is
 done from outside: the supervisor kills or stops a worker at a random time.
 
 ``Dealer`` decides. Counting first and rotating the odds keeps the points that are hit all the time from
@@ -24,7 +25,10 @@ from harness.engines.base import Hook, Tear
 from harness.plan import Limits
 
 PAUSE_S: Final = (0.020, 0.150)
-"""A stopped process is continued after a time between these."""
+"""A stopped process is continued after a time between these..."""
+READ_PAUSE_S: Final = (0.050, 0.400)
+"""...and one that stands between two steps of a read after one between these: nobody waits for it, and what
+it was reading should have been overwritten several times meanwhile."""
 _PAUSES_PER_S: Final = 1.5
 _KILLS_PER_S: Final = 55.0
 """What the dealer steers for; a third of it at random times."""
@@ -35,6 +39,9 @@ _PATIENCE_S: Final = 0.5
 """...but get no longer than this for it."""
 _POINT_KILL_SHARE: Final = 0.85
 _POINT_PAUSE_SHARE: Final = 0.03
+_READERS_POINT_KILL_SHARE: Final = 0.25
+_READERS_POINT_PAUSE_SHARE: Final = 0.5
+"""Readers and auditors are killed less and stopped more: their mistakes need somebody to overtake them."""
 _LIFE_S: Final = 0.05
 """A worker that carries a kill at a point meets it within twice this time, if the point is reached often."""
 _OTHERS_LIFE_S: Final = 0.4
@@ -44,6 +51,8 @@ _WRITER_SHARE: Final = 0.85
 _HOLDER_SHARE: Final = 0.75
 """Of the kills at points that are reached often, the share where the victim may hold the commit lock: only
 such deaths lead others to repair."""
+_FEEDING_SHARE: Final = 0.6
+"""Of those, the share at points whose survivors come by a point that was killed at too seldom."""
 _TORN_SHARE: Final = 0.5
 """Of the kills at a point that stands before a larger write, the share that applies a part of it."""
 _SPARED_SHARE: Final = 0.02
@@ -118,6 +127,7 @@ def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
         return lambda point, _=None: reach(codes[point])
     target = codes[fault.point]
     left = fault.hit
+    again = fault.hit if fault.kind == "pause-point" else 0
     number = signal.SIGKILL if fault.kind == "kill-point" else signal.SIGSTOP
 
     def hook(point: str, tear: Tear | None = None) -> None:
@@ -132,6 +142,7 @@ def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
                     tear(fault.torn)
                 os.kill(os.getpid(), number)
                 slot.leave()
+                left = again
 
     return hook
 
@@ -140,11 +151,17 @@ class Dealer:
     """Decides which faults come: drawn from one seeded stream, weighed by what has happened so far."""
 
     def __init__(
-        self, random: Random, kinds: Sequence[str], required: frozenset[str], limits: Limits
+        self,
+        random: Random,
+        kinds: Sequence[str],
+        required: frozenset[str],
+        limits: Limits,
+        feeders: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._random = random
         self._kinds = frozenset(kinds)
         self._required = required
+        self._feeders = feeders or {}
         self._point_kills_min = limits.point_kills_min
         self._kills: Counter[str] = Counter()
         self._armed: Counter[str] = Counter()
@@ -173,16 +190,19 @@ class Dealer:
         what the living of its role carry.
         """
         share = self._random.random()
+        kill_share, pause_share = _POINT_KILL_SHARE, _POINT_PAUSE_SHARE
         if role != "writer":
-            share *= 3
+            kill_share, pause_share = _READERS_POINT_KILL_SHARE, _READERS_POINT_PAUSE_SHARE
         elif share > 1 - _SPARED_SHARE:
             return Fault(spared_s=_SPARED_S)
-        kind = "kill-point" if share < _POINT_KILL_SHARE else "pause-point"
-        if share >= _POINT_KILL_SHARE + _POINT_PAUSE_SHARE or kind not in self._kinds:
+        kind = "kill-point" if share < kill_share else "pause-point"
+        if share >= kill_share + pause_share or kind not in self._kinds:
             return NO_FAULT
         points = [
             point for point in seen.hits if seen.hits[point] or (role == "writer" and point in self._required)
         ]
+        if role != "writer" and kind == "pause-point":
+            points = [point for point in points if not may_hold_lock(point)]
         if not points:
             return NO_FAULT
         point = self._point(kind, points, seen, carried)
@@ -202,9 +222,22 @@ class Dealer:
         places = (len(carried) + 1) // 2 if carried else self._random.randint(0, 1)
         chosen = points
         if common and (kind == "pause-point" or waiting >= places):
+            feeding = self._feeding(common)
+            if feeding and kind == "kill-point" and self._random.random() < _FEEDING_SHARE:
+                return self._random.choice(feeding)
             holding = [point for point in common if may_hold_lock(point)]
             chosen = holding if holding and self._random.random() < _HOLDER_SHARE else common
         return self._random.choices(chosen, [self._weight(point) for point in chosen])[0]
+
+    def _feeding(self, common: Sequence[str]) -> list[str]:
+        """Points where a death leads others to a required point that was not killed at often enough yet."""
+        return [
+            feeder
+            for point, feeders in sorted(self._feeders.items())
+            if point in self._required and self._kills[point] < self._point_kills_min
+            for feeder in feeders
+            if feeder in common
+        ]
 
     def _weight(self, point: str) -> float:
         if point not in self._required:
@@ -233,9 +266,9 @@ class Dealer:
         self._pause_at_s = elapsed_s + self._random.expovariate(_PAUSES_PER_S)
         return True
 
-    def pause_s(self) -> float:
-        """How long a stopped worker stays stopped."""
-        return self._random.uniform(*PAUSE_S)
+    def pause_s(self, *, holder: bool) -> float:
+        """How long a stopped worker stays stopped; longer where it cannot hold a lock that others wait for."""
+        return self._random.uniform(*(PAUSE_S if holder else READ_PAUSE_S))
 
     def victim(self, candidates: Sequence[tuple[int, str, Fault, float]]) -> int | None:
         """Which of ``(slot, role, fault, age in seconds)`` is killed or stopped, ``None`` if there is none.

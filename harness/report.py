@@ -107,9 +107,11 @@ def print_summary(console: Console, run: Run, judgement: Judgement, run_dir: Pat
     """
     summary = summarize(run, judgement)
     _print_operations(console, summary)
-    _print_points(console, summary)
+    if summary.outcome is not Outcome.VIOLATION:  # which is then what the page is about
+        _print_points(console, summary)
     for verdict in judgement.verdicts:
-        _print_findings(console, verdict, run, run_dir)
+        if verdict.outcome is summary.outcome:
+            _print_findings(console, verdict, run, run_dir)
     table = _table("property", "verdict", "checked")
     for row in summary.verdicts:
         table.add_row(row.name, Text(row.outcome, _STYLES[row.outcome]), row.checked)
@@ -138,7 +140,12 @@ def write_report(run_dir: Path, run: Run, judgement: Judgement) -> None:
     page = environment.get_template("report.md.j2").render(
         summary=summarize(run, judgement),
         plan=run.plan,
-        blocks=[block for v in judgement.verdicts for block in _blocks(v, run, run_dir)],
+        blocks=[
+            block
+            for verdict in judgement.verdicts
+            if verdict.outcome is judgement.overall.outcome
+            for block in _blocks(verdict, run, run_dir)
+        ],
         check=_check_line(run_dir),
         settings=_settings(run),
         environment=sorted((k, v) for k, v in run.environment.items() if k != "required_points"),

@@ -103,7 +103,8 @@ class Supervisor:
         roles = [("writer", plan.writers), ("reader", plan.readers), ("auditor", plan.auditors)]
         self._roles = [role for role, count in roles for _ in range(count)]
         self._required = scene.engine.required_points()
-        self._dealer = Dealer(Random(f"{plan.seed}/faults"), plan.faults, self._required, plan.limits)
+        random, feeders = Random(f"{plan.seed}/faults"), scene.engine.feeders
+        self._dealer = Dealer(random, plan.faults, self._required, plan.limits, feeders)
         self._log = HistoryWriter(scene.run_dir / "supervisor.jsonl")
         self._players: dict[int, _Player] = {}
         self._incarnations: Counter[int] = Counter()
@@ -319,8 +320,8 @@ class Supervisor:
         words, now = self._board.slots[slot], time.monotonic_ns()
         by_itself = words.standing
         started = words.stopped_at_ns if by_itself else player.stop_sent_ns or now
-        until = now + int(self._dealer.pause_s() * 1e9)
         holder = may_hold_lock(words.point)
+        until = now + int(self._dealer.pause_s(holder=holder) * 1e9)
         process = player.assignment.process
         player.paused = Paused(process, started, until, words.point if by_itself else "", holder)
 

@@ -14,6 +14,8 @@ from harness.verdict import Verdict
 
 NAME: Final = "traffic"
 
+_NAMED_MAX = 8
+
 
 def check(
     operations: Sequence[Operation], events: Sequence[RunEvent], plan: Plan, required_points: Iterable[str]
@@ -50,7 +52,8 @@ def check(
             found.unknown(
                 f"{len(missed)} of {len(required)} required sync points were killed at less than "
                 f"{limits.point_kills_min} times: "
-                + ", ".join(f"{point} ({count})" for point, count in missed.items()),
+                + ", ".join(f"{point} ({count})" for point, count in list(missed.items())[:_NAMED_MAX])
+                + (f" and {len(missed) - _NAMED_MAX} more" if len(missed) > _NAMED_MAX else ""),
                 points=missed,
             )
     if not any(op.f == "final" and op.outcome == "ok" for op in operations):

@@ -99,6 +99,10 @@ class Engine(Protocol):
     stall_s: float | None
     """Longest promised time without a commit, where it differs from the plan's default."""
 
+    feeders: Mapping[str, Sequence[str]]
+    """For sync points that are reached only after somebody else died: where, so that a campaign can arrange
+    it. Empty where there are none."""
+
     def points(self) -> Mapping[str, str]:
         """Sync points by name with their meaning; empty for a store that has none."""
 

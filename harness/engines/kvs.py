@@ -155,6 +155,12 @@ class KvsEngine:
 
     name = "kvs"
     stall_s: float | None = None
+    feeders: Mapping[str, Sequence[str]] = {
+        "repair.before_discard": ("commit.after_intent", "record.before_append"),
+        "repair.after_discard": ("commit.after_intent", "record.before_append"),
+        "repair.before_redo": ("record.after_append", "publish.after_busy", "commit.before_visible"),
+        "repair.after_redo": ("record.after_append", "publish.after_busy", "commit.before_visible"),
+    }
 
     def points(self) -> Mapping[str, str]:
         """See the protocol."""

@@ -241,6 +241,8 @@ class SqliteEngine:
     """SQLite promises no bound; its busy handler sleeps in steps of up to 100 ms and is not fair, so that
     four writers were seen waiting for more than a second on two cores."""
 
+    feeders: Mapping[str, Sequence[str]] = {}
+
     def points(self) -> Mapping[str, str]:
         """None."""
         return {}

@@ -22,6 +22,7 @@ from harness.workloads.base import (
 )
 
 REGISTERS: Final = 64
+HOT: Final = 3
 BODY_BYTES_MAX: Final = 64 * 1024
 _LARGE: Final = 0.01
 """Share of the writes that are larger than a few hundred bytes."""
@@ -37,6 +38,10 @@ class Register:
         self._items = tuple(f"register/{number}" for number in range(REGISTERS))
         self._keys = {item: key_of(self.name, item) for item in self._items}
 
+    def _pick(self, random: Random) -> str:
+        """Half of all choices fall on a few registers, which are overwritten while a slow reader looks."""
+        return random.choice(self._items[:HOT] if random.random() < 0.5 else self._items)
+
     def keys_max(self) -> int:
         """One key per register."""
         return REGISTERS
@@ -51,7 +56,7 @@ class Register:
 
     def write(self, random: Random, session: Session) -> Act:  # noqa: ARG002
         """A blind write, a read-modify-write, or a delete with or without a read before it."""
-        item = random.choice(self._items)
+        item = self._pick(random)
         body_bytes = random.randint(0, 256)
         if random.random() < _LARGE:
             body_bytes = random.randint(257, BODY_BYTES_MAX)
@@ -99,7 +104,7 @@ class Register:
     def read(self, random: Random, session: Session) -> Act:  # noqa: ARG002
         """One register without a snapshot, or a few of them in one snapshot."""
         if random.random() < 0.7:
-            item = random.choice(self._items)
+            item = self._pick(random)
             return Act(
                 "get",
                 self.name,

@@ -88,7 +88,7 @@ def test_run_without_a_stop_has_no_measurable_stall() -> None:
         (Died(7, 1, 9), Outcome.UNKNOWN),
         (Died(7, 1, 11), Outcome.VIOLATION),
         (Died(7, 1, 7, fault="kill-time"), Outcome.VIOLATION),
-        (Died(7, 1, 0, status=70), Outcome.VIOLATION),
+        (Died(7, 1, 0, status=70), Outcome.UNKNOWN),
     ],
 )
 def test_death_that_nobody_meant(died: Died, outcome: Outcome) -> None:

@@ -45,6 +45,7 @@ _decoder = msgspec.msgpack.Decoder(State)
 class ToyEngine:
     name = "toy"
     stall_s: float | None = None
+    feeders: Mapping[str, Sequence[str]] = {}
 
     def __init__(self) -> None:
         self.hook: Hook = lambda *_: None
