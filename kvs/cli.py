@@ -287,7 +287,8 @@ def stat(store: str, *, as_json: bool, lock_timeout: float) -> None:
     help="Take no lock and repair nothing; the structure is then checked only between commits.",
 )
 def verify(store: str, *, as_json: bool, io: str, lock_timeout: float, read_only: bool) -> None:
-    """Check every invariant of the store: write each finding, then "OK" or "N findings".
+    """Check every invariant of the store: write each finding, then "OK" or "N findings" ("UNKNOWN" and exit
+    code 3 where --read-only met a commit that was under way).
 
     Opens the store for writing, and so finishes first what a dead writer left, as any writer does.
 
@@ -312,7 +313,7 @@ def verify(store: str, *, as_json: bool, io: str, lock_timeout: float, read_only
         else:
             click.echo(f"{finding.invariant}  {finding.message}")
     count = len(findings)
-    verdict = "OK" if not count else f"{count} finding{'s' if count > 1 else ''}"
+    verdict = f"{count} finding{'s' if count > 1 else ''}" if count else "UNKNOWN" if unfinished else "OK"
     if as_json:
         _object(verdict=verdict, findings=count)
     else:

@@ -162,16 +162,21 @@ class Index:
 
     def revisions(self, key: bytes, snapshot: int) -> list[Revision]:
         """All revisions of ``key`` with T <= ``snapshot`` that are still kept, newest first."""
+        return self.history(key, snapshot)[0]
+
+    def history(self, key: bytes, snapshot: int) -> tuple[list[Revision], bool]:
+        """``revisions``, and whether they are all that ``key`` ever had: some place of its ring was never used."""
         word = self.probe(key)
         if word < 0:
-            return []
+            return [], True
         words = self.words
         loaded = [
             Revision(words[word + E_TIME + i], word + E_TIME + i, word + E_PLACE + 2 * i, 0, 0)
             for i in range(layout.REVISIONS)
         ]
         kept = sorted((r for r in loaded if 0 < r.time <= snapshot), reverse=True)
-        return [r._replace(location=words[r.place_word], length=words[r.place_word + 1]) for r in kept]
+        found = [r._replace(location=words[r.place_word], length=words[r.place_word + 1]) for r in kept]
+        return found, not all(revision.time for revision in loaded)
 
     def unchanged(self, revision: Revision) -> bool:
         """Whether the revision is still the one that was loaded: then what it pointed to was the value."""

@@ -63,14 +63,17 @@ def ensure(directory: Path, options: Options) -> None:
     if options.flag in "rw":
         if not index_path.exists():
             raise _missing(directory)
+        _check_lock_files(directory, options.flag)
         return
     if options.flag == "c" and index_path.exists():
+        _check_lock_files(directory, options.flag)
         return
     try:
         directory.mkdir(exist_ok=True)
     except FileNotFoundError:
         raise StoreNotFoundError(str(directory.parent)) from None
-    if not index_path.exists() and not (directory / GATE).exists() and any(directory.iterdir()):
+    names = {entry.name for entry in directory.iterdir()}  # one look: another process may be creating it now
+    if names and not names & {index_path.name, GATE}:
         raise UnknownStoreError(
             "this directory holds other files and no store; nothing was touched. Choose an empty directory",
             path=str(directory),
@@ -79,6 +82,17 @@ def ensure(directory: Path, options: Options) -> None:
         if options.flag == "c" and index_path.exists():
             return  # somebody else was faster
         _create(directory, index_path, options)
+
+
+def _check_lock_files(directory: Path, flag: str) -> None:
+    """They are there before the index is. A copy may have lost them; somebody else's index has none."""
+    for name in (GATE,) if flag == "r" else (GATE, RANGES):
+        if not (directory / name).exists():
+            raise CorruptedStoreError(
+                "a lock file of the store is missing; nothing was touched. If it is a store, and no process has it"
+                " open, an empty file of that name is all that it takes",
+                path=str(directory / name),
+            )
 
 
 def _missing(directory: Path) -> Exception:

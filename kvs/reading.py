@@ -148,6 +148,26 @@ def read_revision(
             return revision.time, value
 
 
+def read_history(index: Index, smallfiles: Smallfiles, key: bytes) -> list[tuple[int, bytes | None]]:
+    """``(T, value)`` of every visible revision of ``key`` that is kept, all of one moment, newest first; the
+    value is ``None`` where it is a removal. The last one is ``(0, None)`` if there never was an older one.
+
+    Raises:
+        CorruptedStoreError: one of the records is damaged.
+    """
+    while True:
+        kept, whole = index.history(key, index.words[index.visible_word])
+        values = [None if r.length == TOMBSTONE else _value(smallfiles, key, r) for r in kept]
+        syncpoints.reach("read.after_copy")
+        # Whoever overwrites one of them begins with its T, so if all stand they stood there together.
+        if all(index.unchanged(revision) for revision in kept):
+            for revision, value in zip(kept, values, strict=True):
+                if value is None and revision.length != TOMBSTONE:
+                    raise damaged(smallfiles, key, revision)
+            found = [(revision.time, value) for revision, value in zip(kept, values, strict=True)]
+            return [*found, (0, None)] if whole else found
+
+
 def _value(smallfiles: Smallfiles, key: bytes, revision: Revision) -> bytes | None:
     """The value; ``None`` if what is there is not it, whether overtaken or damaged: the caller looks again."""
     try:

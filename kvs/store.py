@@ -160,6 +160,15 @@ class Store(MutableMapping[Any, bytes]):
             found = reading.read_current(self._index, self._smallfiles, name)
         return None if found[1] is None else Item(name, found[1], found[0])
 
+    def history(self, key: Key) -> list[tuple[int, bytes | None]]:
+        """``(T, value)`` of every revision of ``key`` that is still kept, all of one moment, newest first; the
+        value is ``None`` where it is a removal. The list ends in ``(0, None)`` if nothing was ever dropped from it:
+        then there was no revision before.
+        """
+        name = normalise(key)
+        self._check_usable()
+        return reading.read_history(self._index, self._smallfiles, name)
+
     def last_updated(self, keys: Iterable[Key]) -> list[int]:
         """For each key the T of the transaction that wrote or removed it last, 0 where none ever did."""
         with self.snapshot() as snapshot:

@@ -98,7 +98,7 @@ def _sleep(name: str, attempt: int) -> None:  # noqa: ARG001 - a scheduler's hoo
     if attempt < 2:
         os.sched_yield()
     else:
-        time.sleep(min(20e-6 * 1.5 ** (attempt - 2), 1e-3))
+        time.sleep(20e-6 * 1.5 ** min(attempt - 2, 9) if attempt < 12 else 1e-3)
 
 
 hook: Hook | None = None
