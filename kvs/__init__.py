@@ -28,7 +28,9 @@ from kvs.errors import (
     UnknownStoreError,
     UnsupportedPlatformError,
 )
-from kvs.store import Item, Snapshot, Store, key_for, open  # noqa: A004 - as in dbm and shelve
+from kvs.keys import Item, key_for
+from kvs.snapshot import Snapshot
+from kvs.store import Store, open  # noqa: A004 - as in dbm and shelve
 from kvs.transaction import Transaction
 
 __all__ = [

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import types
-import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from xxhash import xxh3_128_digest
 
@@ -27,59 +26,14 @@ from kvs.errors import (
     TransactionLimitError,
 )
 from kvs.index import Index
+from kvs.keys import Data, Item, Key, key_for, normalise, normalise_many
 from kvs.locks import Held
 from kvs.smallfile import Smallfiles
+from kvs.snapshot import Snapshot
 from kvs.transaction import Isolation, Transaction, Writer
 
-Key = bytes | int | uuid.UUID
-Data = bytes | bytearray | memoryview
 _Result = TypeVar("_Result")
-_ITERATION_CHUNK = 1 << 12
-
-
-class Item(NamedTuple):
-    """One revision: the key, its value, and the T of the transaction that wrote it."""
-
-    key: bytes
-    value: bytes
-    transaction_counter: int
-
-
-def key_for(data: bytes | str) -> bytes:
-    """The 16-byte key of any bytes or text: their xxh3-128 (of the UTF-8 encoding)."""
-    return xxh3_128_digest(data.encode() if isinstance(data, str) else data)
-
-
-def normalise(key: object) -> bytes:
-    """The 16 bytes of a key: bytes as they are, integers big-endian, UUIDs by their bytes.
-
-    Raises:
-        TypeError, ValueError: it is not a 128-bit key.
-    """
-    if type(key) is bytes and len(key) == layout.KEY_BYTES:
-        return key
-    if isinstance(key, uuid.UUID):
-        return key.bytes
-    if isinstance(key, int) and not isinstance(key, bool):
-        if not 0 <= key < 1 << 128:
-            raise ValueError(f"key {key} is not in [0, 2**128); nothing was done")
-        return key.to_bytes(layout.KEY_BYTES, "big")
-    if isinstance(key, bytes | bytearray | memoryview):
-        data = bytes(key)
-        if len(data) != layout.KEY_BYTES:
-            raise ValueError(
-                f"a key has 16 bytes, this one {len(data)}; nothing was done. kvs.key_for hashes any data"
-            )
-        return data
-    raise TypeError(f"a key is 16 bytes, an int or a uuid.UUID, not {type(key).__name__}; nothing was done")
-
-
-def normalise_many(keys: Iterable[object]) -> list[bytes]:
-    """``normalise`` for many; keys that are 16 bytes already cost next to nothing."""
-    names = list(keys)
-    if set(map(type, names)) == {bytes} and set(map(len, names)) == {layout.KEY_BYTES}:  # type: ignore[arg-type]
-        return names  # type: ignore[return-value]
-    return [normalise(key) for key in names]
+_EXAMINATIONS_MAX = 50
 
 
 class Store(MutableMapping[Any, bytes]):
@@ -177,7 +131,7 @@ class Store(MutableMapping[Any, bytes]):
     def snapshot(self) -> Snapshot:
         """A consistent view of everything that is acknowledged by now."""
         self._check_usable()
-        return Snapshot(self)
+        return Snapshot(self._index, self._smallfiles, self._check_usable)
 
     def __iter__(self) -> Iterator[bytes]:
         with self.snapshot() as snapshot:
@@ -287,8 +241,8 @@ class Store(MutableMapping[Any, bytes]):
         """Check every invariant (``kvs.check.INVARIANTS``) and return the findings: none means sound.
 
         The index is checked under COMMIT, which writers wait for meanwhile; records and (with ``log``) the
-        whole of every smallfile are checked after. A read-only handle takes no lock, so it checks the
-        structure only if no commit came in between, within a few tries.
+        whole of every smallfile are checked after. A read-only handle takes no lock: it checks the structure
+        between two commits, and says so (``commit.intent_clear``) if it does not find such a moment.
         """
         self._check_usable()
         findings: list[Finding] = []
@@ -301,17 +255,29 @@ class Store(MutableMapping[Any, bytes]):
 
         if self._writer is not None:
             self._writer.locked(examine)
-        else:
-            words = index.words
-            for _ in range(5):
-                before = words[layout.H_COMMITTED]
-                findings.clear()
-                if not words[layout.H_INTENT]:
-                    examine(None)
-                if words[layout.H_COMMITTED] == before and not words[layout.H_INTENT]:
-                    break
-                findings.clear()
+        elif not self._examine_between_commits(findings, examine):
+            time = index.words[layout.H_INTENT]
+            message = (
+                f"the commit of T={time} is under way or its writer died; the structure was not checked, because only"
+                " a handle that may write can finish it"
+            )
+            findings.append(Finding("commit.intent_clear", message))
         return findings + check.contents(index, smallfiles, self._visible(), integrity=self._integrity)
+
+    def _examine_between_commits(
+        self, findings: list[Finding], examine: Callable[[Held | None], None]
+    ) -> bool:
+        """Run ``examine`` until no commit came in between; false if that never happened."""
+        words = self._index.words
+        for attempt in range(_EXAMINATIONS_MAX):
+            before = words[layout.H_COMMITTED]
+            if not words[layout.H_INTENT]:
+                examine(None)
+                if words[layout.H_COMMITTED] == before and not words[layout.H_INTENT]:
+                    return True
+                findings.clear()
+            syncpoints.wait("VERIFY", attempt)
+        return False
 
     def stat(self) -> dict[str, Any]:
         """Counters and properties, for people and machines: plain numbers, strings and booleans."""
@@ -423,85 +389,6 @@ class Store(MutableMapping[Any, bytes]):
             self._writer.close()
             self._writer = None
         self._let_go()
-
-
-class Snapshot:
-    """Everything up to transaction ``transaction_counter`` and nothing after, for as long as the store keeps
-    the revisions: a key that is written four times meanwhile is ``SnapshotTooOldError``.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._open = True
-        self.transaction_counter: int = store._visible()
-
-    def get(self, key: Key, default: Any = None) -> Any:
-        """The value of ``key`` in this view, or ``default``. Raises SnapshotTooOldError."""
-        value = self._read(normalise(key))[1]
-        return default if value is None else value
-
-    def __getitem__(self, key: Key) -> bytes:
-        value = self._read(normalise(key))[1]
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __contains__(self, key: Key) -> bool:
-        return self._read(normalise(key))[1] is not None
-
-    def find(self, key: Key) -> Item | None:
-        """The key, its value and the T that wrote it, in this view; ``None`` if absent."""
-        name = normalise(key)
-        time, value = self._read(name)
-        return None if value is None else Item(name, value, time)
-
-    def find_time(self, key: Key) -> int:
-        """T of the transaction that wrote or removed ``key`` last, in this view; 0 where none did."""
-        return self._read(normalise(key))[0]
-
-    def get_many(self, keys: Iterable[Key]) -> list[bytes | None]:
-        """The values of ``keys`` in this view, ``None`` where absent. Raises SnapshotTooOldError."""
-        self._check_open()
-        return self._store._read_many(normalise_many(keys), self.transaction_counter)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The keys in this view, in no particular order, in bounded memory. Raises SnapshotTooOldError."""
-        return (key for key, _ in self.items())
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values in this view. Raises SnapshotTooOldError."""
-        self._check_open()
-        index = self._store._index
-        for first in range(0, index.slots, _ITERATION_CHUNK):
-            self._check_open()
-            self._store._check_usable()
-            heads = index.halves[2 * first : 2 * min(first + _ITERATION_CHUNK, index.slots) : 2]
-            used = heads[heads[:, layout.E_TIME] != 0, :2]
-            keys = [row.tobytes() for row in used]
-            values = self._store._read_many(keys, self.transaction_counter)
-            yield from ((key, value) for key, value in zip(keys, values, strict=True) if value is not None)
-
-    def close(self) -> None:
-        """Let go of the view; idempotent."""
-        self._open = False
-
-    def __enter__(self) -> Snapshot:
-        self._check_open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _read(self, name: bytes) -> tuple[int, bytes | None]:
-        self._check_open()
-        return reading.read(self._store._index, self._store._smallfiles, name, self.transaction_counter)
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise ClosedStoreError("the snapshot")
-        self._store._check_usable()
 
 
 class _HotPath:

@@ -313,18 +313,19 @@ class Transaction:
         return time, value
 
     def update(self, key: object, value: bytes | bytearray | memoryview) -> None:
-        """Write ``key`` at commit, if it is still as it was fetched. Raises BadUpdateError without a fetch."""
+        """Write ``key`` at commit, if it is still as it was fetched. Raises BadUpdateError without a fetch, unless
+        this transaction wrote the key before."""
         name = self._key(key)
-        if name not in self._bases:
+        if name not in self._bases and name not in self._changes:
             raise BadUpdateError(name, "update")
         self._write(name, value)
 
     def remove(self, key: object) -> None:
-        """Remove ``key`` at commit, if it is still as it was fetched. Raises BadUpdateError without a fetch.
+        """Remove ``key`` at commit, if it is still as it was fetched. Raises BadUpdateError as ``update``.
         A key that is absent stays absent.
         """
         name = self._key(key)
-        if name not in self._bases:
+        if name not in self._bases and name not in self._changes:
             raise BadUpdateError(name, "remove")
         self._changes[name] = None
 
