@@ -1,4 +1,4 @@
-"""The engines of ``harness bench``, each through the calls that its own users would make, and the machine.
+"""The engines of ``harness bench``, each through the calls that its own users would make, and where they run.
 
 Not the adapters of the campaign: those speak one protocol for the sake of the checkers, and that would be
 measured too.
@@ -6,17 +6,24 @@ measured too.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
 import shutil
+import signal
 import sqlite3
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from harness.errors import HarnessError, UsageError
+
 Pair = tuple[bytes, bytes]
+_SHM: Final = Path("/dev/shm")  # noqa: S108 - preferred: it takes the device out of the comparison
+_SHM_FREE_MIN: Final = 4 << 30
 _BUSY_TIMEOUT_S: Final = 60.0
 _SELECT_KEYS: Final = 512  # per IN (...); the oldest limit of host parameters is 999
 _WITHOUT_ROWID_BYTES_MAX: Final = 200  # rows up to a 20th of a page: https://sqlite.org/withoutrowid.html
@@ -258,3 +265,38 @@ def free_bytes(directory: Path) -> int:
         if line.startswith("MemAvailable:"):
             return min(free, int(line.split()[1]) << 10)
     return free
+
+
+@contextlib.contextmanager
+def scratch(parent: Path | None, needed: int) -> Iterator[Path]:
+    """A directory for the stores that is gone afterwards, also after a Ctrl-C or a SIGTERM.
+
+    Raises:
+        UsageError: not enough room there.
+    """
+    if parent is None:
+        in_memory = _SHM.is_dir() and os.access(_SHM, os.W_OK)
+        enough = in_memory and free_bytes(_SHM) >= max(needed, _SHM_FREE_MIN)
+        parent = _SHM if enough else Path(tempfile.gettempdir())
+    if (free := free_bytes(parent)) < needed:
+        raise UsageError(
+            f"{parent} has {free >> 20} MiB free and about {needed >> 20} MiB are needed;"
+            " choose another directory with --dir, or fewer keys with --keys"
+        )
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="kvs-bench-", dir=parent))
+        try:
+            yield directory
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            shutil.rmtree(directory, ignore_errors=True)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    except OSError as error:
+        raise HarnessError(f"the benchmark could not go on: {error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

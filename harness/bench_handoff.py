@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from pathlib import Path
@@ -46,7 +47,7 @@ def handoff(engine: type[Engine], directory: Path, seconds: float, seed: int) ->
     try:
         for number in range(PROCESSES):
             ours, theirs = context.Pipe()
-            arguments = (theirs, engine.__name__, str(directory), (seed, number))
+            arguments = (theirs, engine.__name__, str(directory), f"{seed}/{number}")
             process = context.Process(target=_hammer, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -91,16 +92,14 @@ def _answer(pipe: Any, engine: type[Engine]) -> Any:
     raise HarnessError(f"a writer process of {engine.name} ended, or says nothing any more")
 
 
-def _hammer(pipe: Any, engine: str, directory: str, seed: tuple[int, int]) -> None:
+def _hammer(pipe: Any, engine: str, directory: str, seed: str) -> None:
     """One writer process: answers that it is ready, then with how long each of its puts took."""
-    import numpy as np
-
     try:
         store = engines.by_name(engine)(
             Path(directory), keys=_KEYS * PROCESSES, value_bytes=_VALUE_BYTES, create=False
         )
-        rng = np.random.default_rng(seed)
-        pairs = [(key, key) for key in np.frombuffer(rng.bytes(16 * _KEYS), dtype="V16").tolist()]
+        rng = random.Random(seed)
+        pairs = [(key, key) for key in (rng.randbytes(16) for _ in range(_KEYS))]
         pipe.send(None)
         begin, end = pipe.recv()
         time.sleep(max(0.0, begin - time.monotonic()))

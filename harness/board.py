@@ -26,9 +26,10 @@ _STOP, _VIOLATION = 0, 1
 #            6     writes committed                   worker
 #            7     last commit, ns                    worker
 #            8     bytes written                      worker
-#            9...  hits of each sync point            worker
+#            9     it has resolved what it was given  worker
+#            10... hits of each sync point            worker
 _PROCESS, _PHASE, _POINT, _STANDING, _STOPPED_AT = range(5)
-_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _HITS = range(5, 10)
+_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _RESOLVED, _HITS = range(5, 11)
 
 PHASES: Final = ("none", "opening", "working", "closing", "closed")
 
@@ -82,7 +83,7 @@ class Slot:
     def begin(self, process: int) -> None:
         """Clear what the previous incarnation was doing, before ``process`` is forked to play this slot."""
         self.words[_PROCESS] = process
-        for word in (_PHASE, _POINT, _STANDING, _STOPPED_AT):
+        for word in (_PHASE, _POINT, _STANDING, _STOPPED_AT, _RESOLVED):
             self.words[word] = 0
 
     @property
@@ -104,6 +105,15 @@ class Slot:
     def standing(self) -> bool:
         """Whether it stands at ``point``, taking the fault that it carries."""
         return self.words[_STANDING] != 0
+
+    @property
+    def resolved(self) -> bool:
+        """Whether this incarnation has looked for the killed writes of all the dead that it was told of."""
+        return self.words[_RESOLVED] != 0
+
+    def set_resolved(self) -> None:
+        """Said by the worker after its history holds what it found."""
+        self.words[_RESOLVED] = 1
 
     @property
     def stopped_at_ns(self) -> int:

@@ -149,6 +149,7 @@ def environment(engine: Engine, store: Path, command: str) -> dict[str, str]:
         "store": str(store),
         "store_file_system": _file_system(store),
         "required_points": ",".join(sorted(engine.required_points())),
+        "dense_sequences": "yes" if engine.dense else "no",
         "threads_before_fork": str(len(list(Path("/proc/self/task").iterdir()))),
     }
     facts.update({f"version_{name}": version for name, version in engine.versions().items()})

@@ -26,10 +26,12 @@ from harness.plan import Limits
 
 PAUSE_S: Final = (0.020, 0.150)
 """A stopped process is continued after a time between these..."""
-READ_PAUSE_S: Final = (0.050, 0.400)
+READ_PAUSE_S: Final = (0.030, 0.300)
 """...and one that stands between two steps of a read after one between these: nobody waits for it, and what
 it was reading should have been overwritten several times meanwhile."""
 _PAUSES_PER_S: Final = 1.5
+_KILL_ALL_EVERY_S: Final = (1.2, 2.8)
+"""Everybody is killed at once after a time between these."""
 _KILLS_PER_S: Final = 55.0
 """What the dealer steers for; a third of it at random times."""
 _COMMITS_PER_KILL: Final = 2
@@ -127,7 +129,8 @@ def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
         return lambda point, _=None: reach(codes[point])
     target = codes[fault.point]
     left = fault.hit
-    again = fault.hit if fault.kind == "pause-point" else 0
+    # A lock holder is stopped once; a reader again and again, since nobody waits for it.
+    again = fault.hit if fault.kind == "pause-point" and not may_hold_lock(fault.point) else 0
     number = signal.SIGKILL if fault.kind == "kill-point" else signal.SIGSTOP
 
     def hook(point: str, tear: Tear | None = None) -> None:
@@ -170,6 +173,7 @@ class Dealer:
         self._killed_at_s = 0.0
         self._kill_wait_s = self._draw_kill_wait(0.0)
         self._pause_at_s = random.expovariate(_PAUSES_PER_S)
+        self._kill_all_at_s = random.uniform(*_KILL_ALL_EVERY_S)
 
     @property
     def kill_count(self) -> int:
@@ -206,7 +210,7 @@ class Dealer:
         if not points:
             return NO_FAULT
         point = self._point(kind, points, seen, carried)
-        life_s = _LIFE_S if role == "writer" else _OTHERS_LIFE_S
+        life_s = _LIFE_S if role == "writer" or kind == "pause-point" else _OTHERS_LIFE_S
         hits_max = min(2 * life_s * seen.per_second(point), seen.per_life(point))
         self._armed[point] += 1
         hit = self._random.randint(1, max(1, int(hits_max)))
@@ -258,6 +262,13 @@ class Dealer:
         behind = _KILLS_PER_S * elapsed_s - self._kill_count
         rate = _KILLS_PER_S / 3 * min(6.0, max(0.3, 1.0 + behind / _KILLS_PER_S))
         return self._random.expovariate(rate)
+
+    def kill_all_due(self, elapsed_s: float) -> bool:
+        """Whether everybody is to be killed now."""
+        if "kill-all" not in self._kinds or elapsed_s < self._kill_all_at_s:
+            return False
+        self._kill_all_at_s = elapsed_s + self._random.uniform(*_KILL_ALL_EVERY_S)
+        return True
 
     def pause_due(self, elapsed_s: float) -> bool:
         """Whether a worker is to be stopped now, at a random time."""

@@ -36,10 +36,19 @@ def describe_id(identity: int | None) -> str:
     return f"process {identity >> PROCESS_SHIFT} operation {identity & ((1 << PROCESS_SHIFT) - 1)}"
 
 
+Kind = Literal["write", "read", "get", "final", "resolve"]
+"""What an operation does: ``write`` (a transaction that writes, and may read), ``read`` (one snapshot), ``get``
+(one item without a snapshot), ``final`` (the snapshot after the last recovery) or ``resolve`` (after a recovery, the
+versions that the store still keeps of the items of a killed write)."""
+
+
 class Read(msgspec.Struct, array_like=True, frozen=True):
     """One version that was seen: the item, the id of its writer (``None``: the item was absent), the
     commit sequence number of that version where the engine tells it (else ``None``), and what the value
     held (a balance, a list of elements), ``None`` where the workload has nothing to add.
+
+    In a ``resolve`` an item has several, newest first, with none left out between them: removals are absences with
+    a sequence number, and an absence with the number 0 in the end says that there never was an older one.
     """
 
     item: str
@@ -51,19 +60,19 @@ class Read(msgspec.Struct, array_like=True, frozen=True):
 class Invoke(msgspec.Struct, tag="invoke", tag_field="type", omit_defaults=True, frozen=True):
     """An operation is about to begin.
 
-    ``f``: ``"write"`` (a transaction that writes ``writes``, and may read), ``"read"`` (one snapshot),
-    ``"get"`` (one item without a snapshot) or ``"final"`` (the snapshot after the last recovery).
-    ``values`` are what a write means to write where that is known before (e.g. an appended element), by item.
+    ``values`` are what a write means to write where that is known before (e.g. an appended element), by item;
+    ``resolves`` is the id of the killed write that a ``resolve`` looks for.
     """
 
     process: int
     index: int
     time: int
-    f: Literal["write", "read", "get", "final"]
+    f: Kind
     workload: str
     writes: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     values: dict[str, Any] = {}
+    resolves: int = 0
 
 
 class Ok(msgspec.Struct, tag="ok", tag_field="type", omit_defaults=True, frozen=True):
@@ -217,6 +226,24 @@ def read_events(path: Path) -> Iterator[tuple[int, Event]]:
         HistoryError: a line other than a torn last one cannot be decoded.
     """
     yield from _read(path, _decoder)
+
+
+def unfinished(path: Path) -> Invoke | None:
+    """The operation in which the process that wrote this history died, ``None`` if it died in none (or before it
+    had a history). Errors as ``read_events``.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    end = data.rfind(b"\n")
+    if end < 0:
+        return None
+    try:
+        last = _decoder.decode(data[data.rfind(b"\n", 0, end) + 1 : end])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HistoryError(f"not an event: {error}", str(path), data.count(b"\n")) from error
+    return last if isinstance(last, Invoke) else None
 
 
 def read_run_events(path: Path) -> list[RunEvent]:

@@ -215,6 +215,7 @@ class _Joiner:
             values or _NOTHING,
             sequence,
             reads,
+            invoke.resolves,
         )
 
     def _same_read(self, read: Read) -> Read:
@@ -264,7 +265,7 @@ def judge(run: Run) -> Judgement:
 
 
 def _verdicts(run: Run) -> list[Verdict]:
-    order = place(run.operations)
+    order = place(run.operations, dense=run.environment.get("dense_sequences") == "yes")
     plan, events = run.plan, run.events
     verdicts = [
         atomicity.check(order),

@@ -7,9 +7,10 @@ from typing import Final
 import msgspec
 
 WORKLOADS: Final = ("bank", "bundle", "append", "register")
-FAULTS: Final = ("kill-time", "kill-point", "pause-time", "pause-point")
-"""SIGKILL at random times, SIGKILL at the Nth hit of a sync point, SIGSTOP at random times, and SIGSTOP
-at a sync point (the lock holder's too), each followed by SIGCONT."""
+FAULTS: Final = ("kill-time", "kill-point", "kill-all", "pause-time", "pause-point")
+"""SIGKILL at random times, SIGKILL at the Nth hit of a sync point, SIGKILL of everybody at once (so that there is
+recovery without a survivor), SIGSTOP at random times, and SIGSTOP at a sync point (the lock holder's too), each
+followed by SIGCONT."""
 
 
 class Limits(msgspec.Struct, frozen=True):

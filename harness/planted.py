@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from harness.errors import HarnessError
+from harness.plan import WORKLOADS
 from kvs import index, locks, reading, repair, smallfile, transaction
 
-_sources: dict[tuple[Any, str], str] = {}
+_mutated: dict[tuple[Any, str], str] = {}
 """What was mutated already in this process, as text: a second mutation builds on the first."""
 
 
@@ -36,7 +37,7 @@ class Mutation(NamedTuple):
             HarnessError: the text does not stand there exactly once.
         """
         original = inspect.getattr_static(self.owner, self.name)
-        source = _sources.get((self.owner, self.name)) or textwrap.dedent(inspect.getsource(original))
+        source = _mutated.get((self.owner, self.name)) or _SOURCES[self.owner, self.name]
         if source.count(self.old) != 1:
             raise HarnessError(
                 f"planted bug: {self.old!r} stands {source.count(self.old)} times in {self.name}, not once; the"
@@ -45,7 +46,7 @@ class Mutation(NamedTuple):
         module = self.owner if isinstance(self.owner, ModuleType) else sys.modules[self.owner.__module__]
         scope: dict[str, Any] = {}
         mutated = source.replace(self.old, self.new)
-        _sources[self.owner, self.name] = mutated
+        _mutated[self.owner, self.name] = mutated
         code = compile(
             "from __future__ import annotations\n" + mutated,
             f"<planted {self.name}>",
@@ -74,10 +75,14 @@ def _replace_everywhere(owner: ModuleType | type, name: str, original: Any, muta
 
 
 class Bug(NamedTuple):
-    """One planted bug: what the mistake is, and the mutations that make it."""
+    """One planted bug: what the mistake is, the mutations that make it, and where the default campaign is not the
+    quickest to find it, another share of the work.
+    """
 
     meaning: str
     mutations: tuple[Mutation, ...]
+    workloads: tuple[str, ...] = WORKLOADS
+    readers: int = 2
 
     def plant(self) -> None:
         """Put the bug into this process, which must not have opened a store yet."""
@@ -215,6 +220,8 @@ BUGS: Final[dict[str, Bug]] = {
             ),
             Mutation(reading, "read_many", "for i in np.flatnonzero(again).tolist():", "for i in suspect:"),
         ),
+        workloads=("bank", "register"),
+        readers=4,
     ),
     "snapshot-ignored": Bug(
         "a reader takes the newest revision whether its snapshot includes it or not",
@@ -235,3 +242,12 @@ BUGS: Final[dict[str, Bug]] = {
     ),
 }
 """Every planted bug by name."""
+
+_SOURCES: Final = {
+    (mutation.owner, mutation.name): textwrap.dedent(
+        inspect.getsource(inspect.getattr_static(mutation.owner, mutation.name))
+    )
+    for bug in BUGS.values()
+    for mutation in bug.mutations
+}
+"""The originals, read once before any fork: a file that is edited during a campaign must not matter."""

@@ -171,6 +171,7 @@ def _fault_figures(run: Run) -> list[tuple[str, str]]:
     return [
         ("kills", _figure(len(kills))),
         ("  at a sync point", _figure(sum(1 for event in kills if event.at_point))),
+        ("  of everybody at once", _figure(sum(1 for event in kills if event.fault == "kill-all"))),
         ("  followed by commits", _figure(survived)),
         ("pauses", _figure(len(pauses))),
         ("  of the lock holder", _figure(sum(1 for event in pauses if event.holder))),

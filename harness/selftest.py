@@ -21,7 +21,10 @@ from harness.verdict import Outcome
 
 LIMIT_S: Final = 30.0
 """A planted bug that takes longer than this to catch has escaped."""
-_BUG_SECONDS: Final = 26.0  # of campaign: the verdict must be there within LIMIT_S
+_BUG_SECONDS: Final = 6.0
+"""A planted bug gets campaigns of this length, one after another, as long as one more can end within LIMIT_S:
+some mistakes are seen by the judge only, which looks when the campaign is over."""
+_JUDGE_S: Final = 3.0
 _CANARY_SECONDS: Final = 1.0
 CLEAN: Final = "clean"
 CANARY: Final = "canary"
@@ -74,8 +77,11 @@ def conduct(
     for number, name in enumerate(names()):
         if only and name not in only:
             continue
+        bug = planted.BUGS.get(name, planted.Bug("", ()))
         plan = Plan(
             seed=seed + number,
+            workloads=bug.workloads,
+            readers=bug.readers,
             seconds={CLEAN: clean_seconds, CANARY: _CANARY_SECONDS}.get(name, _BUG_SECONDS),
             bug="" if name in (CLEAN, CANARY) else name,
             canary=name == CANARY,
@@ -89,8 +95,14 @@ def conduct(
 
 def _trial(name: str, plan: Plan, out: Path, command: str, show: Callable[[str, Status], None]) -> Trial:
     began = time.monotonic()
-    result = campaign.conduct(plan, out=out, command=command, show=lambda status: show(name, status))
-    seconds = time.monotonic() - began
+    while True:
+        result = campaign.conduct(plan, out=out, command=command, show=lambda status: show(name, status))
+        seconds = time.monotonic() - began
+        another = seconds + plan.seconds + _JUDGE_S < LIMIT_S
+        if not plan.bug or result.judgement.overall.outcome is Outcome.VIOLATION or plan.blind or not another:
+            break
+        shutil.rmtree(result.run_dir, ignore_errors=True)
+        plan = msgspec.structs.replace(plan, seed=plan.seed + 1000)
     verdicts = result.judgement.verdicts
     outcome = result.judgement.overall.outcome
     telling = [verdict for verdict in verdicts if verdict.outcome is outcome and outcome is not Outcome.OK]

@@ -109,6 +109,8 @@ class Supervisor:
         self._players: dict[int, _Player] = {}
         self._incarnations: Counter[int] = Counter()
         self._processes = 0
+        self._unresolved: dict[int, list[int]] = {slot: [] for slot in range(len(self._roles) + 1)}
+        """For each slot the killed writers that no successor has looked after yet."""
         self._point_kills: Counter[str] = Counter()
         self._stderr: dict[str, int] = {}
         self._interrupts = 0
@@ -158,6 +160,7 @@ class Supervisor:
             self._reap(replace=True)
             self._continue_paused()
             self._kill_by_time()
+            self._kill_all_by_time()
             self._pause_by_time()
             self._show_status("running")
         self._board.set_stop()
@@ -220,7 +223,10 @@ class Supervisor:
     def _spawn(self, slot: int, role: str, work: Callable[[Assignment], None] | None = None) -> None:
         self._processes += 1
         fault = NO_FAULT if work is not None else self._next_fault(role)
-        who = Assignment(self._processes, slot, role, self._incarnations[slot], fault)
+        if role == "final":
+            self._unresolved[slot] = [dead for all_dead in self._unresolved.values() for dead in all_dead]
+        unresolved = tuple(self._unresolved[slot])
+        who = Assignment(self._processes, slot, role, self._incarnations[slot], fault, unresolved)
         self._incarnations[slot] += 1
         self._board.slots[slot].begin(who.process)
         stderr_fd = self._stderr_fd(who)
@@ -261,6 +267,10 @@ class Supervisor:
         if player.paused is not None:
             self._record(msgspec.structs.replace(player.paused, until=now))
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if words.resolved:
+            self._unresolved[slot].clear()
+        if number and who.role == "writer":
+            self._unresolved[slot].append(who.process)
         code = 0 if number else os.WEXITSTATUS(status)
         at_point = who.fault.kind == "kill-point" and words.standing and not player.killed
         fault = player.killed or ("kill-point" if at_point else "")
@@ -293,6 +303,22 @@ class Supervisor:
             slot = self._dealer.victim(self._candidates())
             if slot is not None:
                 self._kill(self._players[slot], "kill-time")
+
+    def _kill_all_by_time(self) -> None:
+        """Kill everybody at once, and let nobody be born before the last one is dead: no survivor is there to
+        repair anything. That each died of signal 9 is checked where it is reaped.
+        """
+        if not self._dealer.kill_all_due(self._elapsed_s()):
+            return
+        for player in self._players.values():
+            if not player.killed:
+                self._kill(player, "kill-all")
+        while self._players:
+            self._wait(_TURN_S)
+            self._reap(replace=False)
+        if not self.crashed and not self._board.violation:
+            for slot, role in enumerate(self._roles):
+                self._spawn(slot, role)
 
     def _pause_by_time(self) -> None:
         if self._dealer.pause_due(self._elapsed_s()):

@@ -35,10 +35,11 @@ from harness.history import (
     RunEvent,
     Violation,
     operation_id,
+    unfinished,
 )
 from harness.plan import Plan
 from harness.workloads import keys_max
-from harness.workloads.base import Act, Anomaly, Workload, in_snapshot
+from harness.workloads.base import Act, Anomaly, Done, Workload, in_snapshot
 
 STATUS_OK: Final = 0
 STATUS_VIOLATION: Final = 65
@@ -54,18 +55,24 @@ _AUDITOR_PAUSE_S: Final = 0.2
 _SECOND_SESSION_SHARE: Final = 0.03
 _VERIFY_SHARE: Final = 0.3
 
+_RESOLVED_ITEMS_MAX: Final = 4
+"""One item is enough where the store keeps a history; without one it may have been overwritten, and others not."""
+
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Assignment(NamedTuple):
-    """Who a worker is: its number, its slot and role, how many played this slot before it, its fault."""
+    """Who a worker is: its number, its slot and role, how many played this slot before it, its fault, and the
+    killed processes whose last write it is to look for first.
+    """
 
     process: int
     slot: int
     role: str
     incarnation: int
     fault: Fault = NO_FAULT
+    unresolved: tuple[int, ...] = ()
 
 
 class Scene(NamedTuple):
@@ -113,8 +120,9 @@ class Client:
         index, process = self._index, self._process
         identity = operation_id(process, index)
         values = act.values(identity) if act.values is not None else {}
+        now, (f, workload) = time.monotonic_ns(), act[:2]
         self._history.append(
-            Invoke(process, index, time.monotonic_ns(), act.f, act.workload, act.writes, act.deletes, values)
+            Invoke(process, index, now, f, workload, act.writes, act.deletes, values, act.resolves)
         )
         self._slot.began(act.byte_count)
         try:
@@ -179,11 +187,36 @@ def run_worker(scene: Scene, assignment: Assignment) -> None:
     with _damage_reported(client):
         session = _patient_open(scene.engine, scene.store)
         slot.set_phase("working")
+        resolve(scene, assignment, client, session)
         if not scene.board.stop:
             _ROLES[assignment.role](scene, assignment, client, session)
         slot.set_phase("closing")
         session.close()
     slot.set_phase("closed")
+
+
+def resolve(scene: Scene, assignment: Assignment, client: Client, session: Session) -> None:
+    """Find out what became of the write that each of ``assignment.unresolved`` was killed in: opening a session for
+    writing has recovered the store, and what it keeps of the write's items tells. The board says when it is done.
+    """
+    workloads = {workload.name: workload for workload in scene.workloads}
+    for process in assignment.unresolved:
+        killed = unfinished(scene.history_path(process))
+        if killed is not None and killed.f == "write":
+            act = _resolution(workloads[killed.workload], killed)
+            while not client.perform(session, act):
+                time.sleep(_BACKOFF_S[1])
+    scene.board.slots[assignment.slot].set_resolved()
+
+
+def _resolution(workload: Workload, killed: Invoke) -> Act:
+    items = (*killed.writes, *killed.deletes)[:_RESOLVED_ITEMS_MAX]
+
+    def body(session: Session, _: int) -> Done:
+        session.settle()
+        return Done(None, tuple(read for item in items for read in workload.versions(session, item)))
+
+    return Act("resolve", workload.name, body, resolves=operation_id(killed.process, killed.index))
 
 
 def write_forever(scene: Scene, assignment: Assignment, client: Client, session: Session) -> None:
@@ -237,7 +270,7 @@ def audit_forever(scene: Scene, assignment: Assignment, client: Client, session:
             client.perform(session, everything)
         if schedule.random() < _VERIFY_SHARE:
             with contextlib.suppress(ConflictError):
-                for finding in session.verify():
+                for finding in session.verify(thorough=False):
                     client.violation("structure", finding)
         time.sleep(schedule.uniform(0, _AUDITOR_PAUSE_S))
 
@@ -269,7 +302,8 @@ def run_final(scene: Scene, assignment: Assignment, log: Callable[[RunEvent], No
 
     with _damage_reported(client):
         session = _patient_open(scene.engine, scene.store)
-        for finding in session.verify():
+        resolve(scene, assignment, client, session)
+        for finding in session.verify(thorough=True):
             left("structure", finding)
         strangers = session.keys().difference(*(workload.keys() for workload in scene.workloads))
         if strangers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from harness.checkers.findings import Findings
-from harness.checkers.operation import Operation
+from harness.checkers.operation import OF_ONE_STATE, Operation
 from harness.checkers.order import Order
 from harness.history import Read
 from harness.verdict import Verdict
@@ -36,7 +36,7 @@ def check(order: Order) -> Verdict:
         )
     views = 0
     for op in order.operations:
-        if op.outcome == "ok" and op.f != "get" and len(op.reads) > 1:
+        if op.outcome == "ok" and op.f in OF_ONE_STATE and len(op.reads) > 1:
             views += 1
             _check_view(order, op, found)
         if op.outcome == "ok" and op.f == "final":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from harness.checkers.findings import Findings
-from harness.checkers.operation import Operation
+from harness.checkers.operation import OF_ONE_STATE, Operation
 from harness.checkers.order import Order
 from harness.verdict import Verdict
 
@@ -55,7 +55,7 @@ def check(order: Order) -> Verdict:
                     expected=f"{read.item} = {wrote}",
                 )
         balances += covered
-        if op.f != "get" and covered == len(accounts) and covered:
+        if op.f in OF_ONE_STATE and covered == len(accounts) and covered:
             snapshots += 1
             if sum_read != total:
                 _report_total(op, sum_read, total, found)

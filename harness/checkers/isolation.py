@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from harness.checkers.findings import Findings
-from harness.checkers.operation import Operation
+from harness.checkers.operation import OF_ONE_STATE, Operation
 from harness.checkers.order import NEVER, Order, window
 from harness.history import Read, describe_id
 from harness.verdict import Verdict
@@ -55,6 +55,12 @@ def _check_order(order: Order, found: Findings) -> None:
             f"{describe_id(first.id)} and {describe_id(second.id)} both committed at T={sequence}",
             by=second,
             expected="one commit for each T",
+        )
+    for sequence in order.nobodys:
+        found.violation(
+            f"no operation can have committed T={sequence}, though the engine gives every number to a commit",
+            sequence=sequence,
+            expected="an acknowledged or a killed write at each T",
         )
     for by, read in order.misplaced:
         found.violation(
@@ -119,7 +125,7 @@ class _Replay:
                 if op.id in placed:
                     events.append(op)
                     keys.append(2 * placed[op.id])
-            elif op.f != "get" and op.outcome == "ok":
+            elif op.f in OF_ONE_STATE and op.outcome == "ok":
                 if op.sequence is None:
                     self._check_unnumbered(op)
                 else:

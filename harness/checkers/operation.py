@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from harness.history import PROCESS_SHIFT, Read, describe_id
+from harness.history import PROCESS_SHIFT, Kind, Read, describe_id
+
+OF_ONE_STATE: Final = frozenset({"write", "read", "final"})
+"""The kinds of operation whose reads must all be of one moment."""
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
@@ -21,7 +24,7 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     id: int
     invoked: int
     completed: int | None
-    f: Literal["write", "read", "get", "final"]
+    f: Kind
     workload: str
     outcome: Literal["ok", "fail", "info"]
     writes: tuple[str, ...] = ()
@@ -29,6 +32,7 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     values: dict[str, Any] = {}
     sequence: int | None = None
     reads: tuple[Read, ...] = ()
+    resolves: int = 0
 
     @property
     def process(self) -> int:
@@ -46,6 +50,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
             return f"{name} (T={self.sequence})" if self.sequence is not None else name
         if self.f == "get":
             return f"the get of {name}"
+        if self.f == "resolve":
+            return f"the resolution of {describe_id(self.resolves)} by {name}"
         kind = "the final snapshot" if self.f == "final" else "the snapshot"
         where = f" at S={self.sequence}" if self.sequence is not None else ""
         return f"{kind} of {name}{where}"

@@ -1,22 +1,28 @@
 """The commit order that a store revealed, rebuilt from a history: the ground that the checkers stand on.
 
 Every committed write is *placed* at the sequence number T that its acknowledgement returned or, where its
-process was killed, that a reader of its version saw. A commit that was seen without a number *floats*: it
-is placed only where exactly one unused number is left for it.
+process was killed, that a reader of its version saw, above all whoever resolved it (``kept``). A commit that
+was seen without a number *floats*: it is placed only where exactly one unused number is left for it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
+from operator import attrgetter
 from typing import Final, NamedTuple
 
-from harness.checkers.operation import Operation
+from harness.checkers.kept import Kept, Settled, collect, settle
+from harness.checkers.operation import OF_ONE_STATE, Operation
 from harness.history import Read, describe_id
 
 SIGHTINGS_MAX: Final = 100
 """Impossible reads of one kind that are kept; a broken store makes millions."""
+
+_FREE_MAX: Final = 1000
+"""Numbers that nobody is known to have and that are looked at; a broken store leaves many."""
 
 NEVER: Final = 1 << 62
 """Later than every sequence number and every time."""
@@ -54,6 +60,11 @@ class Chain:
             return None
         return self.committers[index]
 
+    def committer_after(self, sequence: int) -> int | None:
+        """The operation that made the next version after ``sequence``, ``None`` if there is none."""
+        index = bisect_right(self.sequences, sequence)
+        return self.committers[index] if index < len(self.sequences) else None
+
     def until(self, sequence: int) -> int:
         """T of the next version after ``sequence``, or ``NEVER``."""
         index = bisect_right(self.sequences, sequence)
@@ -67,7 +78,9 @@ class Order:
     ``unplaced_deleters``: for each item, the earliest invocation of a write that deletes it and may have
     committed but has no place. ``unknown``, ``aborted``, ``early``, ``misplaced``: impossible reads (of a
     version that nobody wrote, of one whose writer failed, of one seen before its writer was invoked, of one
-    that carries another T than its writer's).
+    that carries another T than its writer's). ``kept``: the lists of versions that resolves found, and
+    ``settled`` what follows from them. ``nobodys``: numbers that must be some operation's (in a dense order) and
+    can be none's.
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
@@ -84,6 +97,9 @@ class Order:
         self.aborted: list[Sighting] = []
         self.early: list[Sighting] = []
         self.misplaced: list[Sighting] = []
+        self.kept: list[Kept] = collect(operations)
+        self.settled = Settled({}, [], {})
+        self.nobodys: list[int] = []
 
     @property
     def revealed(self) -> bool:
@@ -93,6 +109,36 @@ class Order:
     def chain(self, item: str) -> Chain:
         """The placed versions of ``item``, perhaps none."""
         return self.chains.get(item) or Chain()
+
+    def known_before(self, time: int) -> int:
+        """The newest T that an operation which was complete before ``time`` had written or seen."""
+        times, bounds = self._known
+        index = bisect_left(times, time) - 1
+        return bounds[index] if index >= 0 else 0
+
+    @cached_property
+    def _known(self) -> tuple[list[int], list[int]]:
+        """The times of completion, sorted, and the newest T known at each. Made once: it rests on what was
+        acknowledged and read, not on what is placed later.
+        """
+        complete = sorted((op for op in self.operations if op.outcome == "ok"), key=attrgetter("completed"))
+        return [op.completed or 0 for op in complete], list(accumulate(map(_newest_known, complete), max))
+
+    def known_after(self, time: int) -> int:
+        """The smallest T of the acknowledged writes that were invoked after ``time``, or ``NEVER``."""
+        times, bounds = self._later
+        index = bisect_right(times, time)
+        return bounds[index] if index < len(bounds) else NEVER
+
+    @cached_property
+    def _later(self) -> tuple[list[int], list[int]]:
+        """The times of invocation, sorted, and the smallest T from each on. Made once, like ``_known``."""
+        later = sorted(
+            (op for op in self.writes.values() if op.outcome == "ok" and op.sequence is not None),
+            key=attrgetter("invoked"),
+        )
+        smallest = list(accumulate((op.sequence or 0 for op in reversed(later)), min))
+        return [op.invoked for op in later], smallest[::-1]
 
     def has_gap(self, after: int, until: int) -> bool:
         """Whether some number in ``(after, until]`` is not taken by a placed write."""
@@ -135,14 +181,25 @@ class Order:
         return f"{text} (T unknown)"
 
 
-def place(operations: Sequence[Operation]) -> Order:
-    """Place every committed write of ``operations``. One pass over all reads, then a sort: O(n log n)."""
+def _newest_known(op: Operation) -> int:
+    if op.f in OF_ONE_STATE:
+        return op.sequence or 0
+    return max((read.sequence or 0 for read in op.reads), default=0)
+
+
+def place(operations: Sequence[Operation], *, dense: bool = False) -> Order:
+    """Place every committed write of ``operations``. One pass over all reads, then a sort: O(n log n).
+
+    ``dense``: the engine promises that every number up to the newest belongs to a commit. Then a number that is free
+    belongs to a killed write that nobody saw, and to which one if only one can have it.
+    """
     order = Order(operations)
     order.writes = {op.id: op for op in operations if op.f == "write"}
     order.placed = {
         op.id: op.sequence for op in order.writes.values() if op.outcome == "ok" and op.sequence is not None
     }
     seen = _look(order)
+    order.settled = settle(order.kept, order.writes, order.placed, order.known_before, order.known_after)
     order.sequences = sorted(set(order.placed.values()))
     order.floating = {w: op for w, op in order.writes.items() if op.outcome == "ok" and w not in order.placed}
     order.floating.update({w: order.writes[w] for w in (*seen, *order.listed) if w not in order.placed})
@@ -150,8 +207,12 @@ def place(operations: Sequence[Operation]) -> Order:
     if order.floating and order.placed and _settle(order, seen):
         order.sequences = sorted(set(order.placed.values()))
         _build_chains(order)
+    if dense and order.placed and _fill(order):
+        order.sequences = sorted(set(order.placed.values()))
+        _build_chains(order)
+    settled = order.placed.keys() | order.settled.absent.keys()
     for op in order.writes.values():
-        if op.deletes and op.outcome != "fail" and op.id not in order.placed:
+        if op.deletes and op.outcome != "fail" and op.id not in settled:
             for item in op.deletes:
                 earliest = order.unplaced_deleters.get(item, NEVER)
                 order.unplaced_deleters[item] = min(earliest, op.invoked)
@@ -249,7 +310,7 @@ def _settle(order: Order, seen: dict[int, list[Sighting]]) -> bool:
     for identity, sightings in seen.items():
         after, until = -1, NEVER
         for by, read in sightings:
-            if by.f == "get" or (position := position_of(by, order)) is None:
+            if by.f not in OF_ONE_STATE or (position := position_of(by, order)) is None:
                 continue
             after = max(after, order.chain(read.item).at(position)[0])
             until = min(until, position)
@@ -290,12 +351,54 @@ def _settle_lists(order: Order, forced: dict[int, int]) -> None:
                 forced.update(zip(run, gaps, strict=True))
 
 
+def _fill(order: Order) -> bool:
+    """Place the unseen writes in the numbers that nobody else can have; return whether anything was placed."""
+    seen = max((_newest_known(op) for op in order.operations if op.outcome == "ok"), default=0)
+    numbers = order.gaps(0, max(seen, order.sequences[-1]), _FREE_MAX)
+    unseen = [
+        (op, order.known_before(op.invoked), order.settled.unfound.get(op.id, NEVER))
+        for op in order.writes.values()
+        if op.id not in order.placed and op.id not in order.settled.absent and op.outcome != "fail"
+    ]
+    free = numbers
+    while True:
+        rest: list[int] = []
+        order.nobodys = []
+        for number in free:
+            candidates = [
+                op
+                for op, since, until in unseen
+                if since < number < until and op.id not in order.placed and _may_be_at(order, op, number)
+            ]
+            if len(candidates) == 1:
+                order.placed[candidates[0].id] = number
+                order.floating.pop(candidates[0].id, None)
+            else:
+                rest.append(number)
+                order.nobodys += [] if candidates else [number]
+        if len(rest) == len(free):
+            return len(rest) < len(numbers)
+        free = rest
+
+
+def _may_be_at(order: Order, op: Operation, number: int) -> bool:
+    """Whether the next version of each item that ``op`` writes does not follow directly on an older one."""
+    for item in op.writes:
+        following = order.writes.get(order.chain(item).committer_after(number) or 0)
+        if following is not None and any(
+            read.item == item and order.placed.get(read.writer or 0, number) < number
+            for read in following.reads
+        ):
+            return False
+    return True
+
+
 def position_of(op: Operation, order: Order) -> int | None:
     """The position whose state ``op`` read: S of a snapshot, T - 1 of a write; ``None`` if not revealed."""
     if op.f == "write":
         sequence = order.placed.get(op.id)
         return None if sequence is None else sequence - 1
-    return None if op.f == "get" else op.sequence
+    return op.sequence if op.f in OF_ONE_STATE else None
 
 
 def window(order: Order, reads: Iterable[Read]) -> tuple[int, int]:

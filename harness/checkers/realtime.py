@@ -24,8 +24,8 @@ def check(order: Order) -> Verdict:
     at its invocation a write's T must exceed every T acknowledged, every S of a snapshot completed and every
     version read before; a snapshot's S must reach them; a ``get`` of an item must not show a version that
     was already overwritten in the writes of that item completed, the versions of it that were read, or the
-    snapshots completed before. Killed writes have a lower bound but no upper one: a survivor may finish them
-    any time later. Complexity: O(n log n).
+    snapshots completed before, and neither must the newest version that a resolve finds. Killed writes have a
+    lower bound but no upper one: a survivor may finish them any time later. Complexity: O(n log n).
 
     Does not verify: versions whose T is not revealed; that a ``get`` which finds nothing is fresh where a
     killed delete of that item has no place in the order; whether the order explains the values (isolation).
@@ -87,7 +87,7 @@ class _Sweep:
                         self._items[item] = bound
                 if sequence > self._newest:
                     self._newest, self._newest_by = bound
-        elif op.f == "get":
+        elif op.f in ("get", "resolve"):
             for read in op.reads:
                 sequence = self._sequence(read)
                 if sequence is not None:
@@ -104,9 +104,9 @@ class _Sweep:
     def _invoke(self, op: Operation) -> None:
         """Hold the operation against the bounds at its invocation."""
         self.checked += 1
-        if op.f == "get":
+        if op.f in ("get", "resolve"):
             self.gets += 1
-            for read in op.reads:
+            for read in {read.item: read for read in reversed(op.reads)}.values():
                 self._check_get(op, read)
         elif op.f == "write":
             sequence = self._order.placed.get(op.id)
@@ -120,7 +120,9 @@ class _Sweep:
     def _late(self, op: Operation, what: str, expected: str) -> None:
         before = self._newest_by
         assert before is not None
-        took = {"write": "committed it", "get": "had read it"}.get(before.f, "had included it")
+        took = {"write": "committed it", "get": "had read it", "resolve": "had read it"}.get(
+            before.f, "had included it"
+        )
         name = self._order.name(before.id) if before.f == "write" else str(before)
         self._found.violation(
             f"{what} below T={self._newest}, though {name} {took} and was complete before it was invoked",
@@ -135,20 +137,23 @@ class _Sweep:
         if by is None:
             return
         chain = self._order.chain(read.item)
-        if read.writer is None:
-            if chain.at(bound)[1] is None or self._order.may_be_deleted(read.item, op.completed):
+        sequence = self._sequence(read)
+        if read.writer is None and chain.at(bound)[1] is None:
+            return
+        if sequence is not None:
+            if sequence >= bound or chain.until(sequence) > bound:
                 return
-            if bisect_right(chain.gone, bound) < len(chain.gone):
-                return
-        else:
-            sequence = self._sequence(read)
-            if sequence is None or sequence >= bound or chain.until(sequence) > bound:
-                return
+        elif (
+            read.writer is not None
+            or self._order.may_be_deleted(read.item, op.completed)
+            or bisect_right(chain.gone, bound) < len(chain.gone)
+        ):
+            return
         newer = chain.at(bound)
         name = self._order.name(by.id) if by.f == "write" else str(by)
         self._found.violation(
             f"{read.item} in {op} shows {self._order.name(read.writer)}, stale: T={newer[0]} was known of it "
-            f"when {name} completed, before the get was invoked",
+            f"when {name} completed, before this read was invoked",
             by=op,
             item=read.item,
             expected=f"{read.item}: {self._order.name(newer[1])}",

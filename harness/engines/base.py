@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 Tear = Callable[[float], None]
 """Applies only the first part (0: nothing, to 1) of the write that a sync point stands before, as a death in
@@ -29,6 +29,19 @@ class Value(NamedTuple):
 
     data: bytes
     sequence: int | None
+
+
+class Revision(NamedTuple):
+    """One version in the history of a key: ``data`` is ``None`` where it is a removal or nothing was there;
+    ``sequence`` is that of the commit that wrote or removed it, ``None`` where it is not revealed.
+    """
+
+    data: bytes | None
+    sequence: int | None
+
+
+BEFORE_ALL: Final = Revision(None, 0)
+"""What every key was before the first commit; at the end of a history it says that nothing is missing there."""
 
 
 class Snapshot(Protocol):
@@ -82,11 +95,23 @@ class Session(Protocol):
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> int | None:
         """One transaction of blind writes; returns its sequence number where revealed."""
 
+    def settle(self) -> None:
+        """Afterwards the fate of every commit whose process was dead before this call is sealed: it is visible
+        now, or will never be. Called in a session that was opened for writing. May raise ``ConflictError``.
+        """
+
+    def revisions(self, key: bytes) -> list[Revision]:
+        """The versions of ``key`` that the store still keeps, newest first, none left out between the first and the
+        last, which is ``BEFORE_ALL`` if none was ever dropped. A store without a history has only the current one.
+        """
+
     def keys(self) -> set[bytes]:
         """Every key that is present now."""
 
-    def verify(self) -> list[str]:
-        """The store's own check of its structure: findings in words, empty when it is sound."""
+    def verify(self, *, thorough: bool) -> list[str]:
+        """The store's own check of its structure: findings in words, empty when it is sound. ``thorough``: all
+        of it, however long that holds others up; else what may be asked of a store in use.
+        """
 
     def close(self) -> None:
         """Close; idempotent."""
@@ -102,6 +127,10 @@ class Engine(Protocol):
     feeders: Mapping[str, Sequence[str]]
     """For sync points that are reached only after somebody else died: where, so that a campaign can arrange
     it. Empty where there are none."""
+
+    dense: bool
+    """Whether every sequence number from 1 to the newest belongs to a commit: then a number that nobody is known to
+    have tells of a killed commit that nobody saw."""
 
     def points(self) -> Mapping[str, str]:
         """Sync points by name with their meaning; empty for a store that has none."""

@@ -7,14 +7,15 @@ so that one store serves both at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import kvs
-from harness.engines.base import Hook, Tear, Value
+from harness.engines.base import Hook, Revision, Tear, Value
 from harness.errors import ConflictError, EngineDamagedError
 from kvs import files, locks, opening, syncpoints
 
@@ -31,6 +32,17 @@ def _tear(store: Callable[[Any, Any, int], None], position: Any, data: Any) -> T
     return tear
 
 
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The store's errors as the adapter protocol's."""
+    try:
+        yield
+    except (kvs.SnapshotTooOldError, kvs.TransactionAbortedError) as error:
+        raise ConflictError(str(error)) from error
+    except kvs.CorruptedStoreError as error:
+        raise EngineDamagedError(str(error)) from error
+
+
 class KvsSnapshot:
     """A kvs.Snapshot."""
 
@@ -40,22 +52,14 @@ class KvsSnapshot:
 
     def get(self, key: bytes) -> Value | None:
         """See the protocol. A revision that was overwritten meanwhile is a conflict."""
-        try:
+        with _translated():
             item = self._snapshot.find(key)
-        except kvs.SnapshotTooOldError as error:
-            raise ConflictError(str(error)) from error
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
         return None if item is None else Value(item.value, item.transaction_counter)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See the protocol."""
-        try:
+        with _translated():
             return self._snapshot.get_many(keys)
-        except kvs.SnapshotTooOldError as error:
-            raise ConflictError(str(error)) from error
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
 
     def close(self) -> None:
         """See the protocol."""
@@ -70,12 +74,8 @@ class KvsTransaction:
 
     def get(self, key: bytes) -> Value | None:
         """See the protocol."""
-        try:
+        with _translated():
             time, data = self._txn.fetch_item(key)
-        except kvs.TransactionAbortedError as error:
-            raise ConflictError(str(error)) from error
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
         return None if data is None else Value(data, time)
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -88,12 +88,8 @@ class KvsTransaction:
 
     def commit(self) -> int | None:
         """See the protocol."""
-        try:
+        with _translated():
             return self._txn.commit()
-        except kvs.TransactionAbortedError as error:
-            raise ConflictError(str(error)) from error
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
 
     def abort(self) -> None:
         """See the protocol."""
@@ -104,11 +100,10 @@ class KvsSession:
     """One handle of a kvs store."""
 
     def __init__(self, directory: Path, *, readonly: bool) -> None:
+        self._flat = False
         io = "append" if os.getpid() % 2 else "mmap"
-        try:
+        with _translated():
             self._store = kvs.open(directory, "r" if readonly else "w", io=io)
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
 
     def transaction(self) -> KvsTransaction:
         """See the protocol."""
@@ -119,35 +114,45 @@ class KvsSession:
         return KvsSnapshot(self._store)
 
     def get(self, key: bytes) -> Value | None:
-        """See the protocol."""
-        try:
+        """See the protocol. In turn by ``get``, the flat path, which does not tell the T, and by ``find``."""
+        self._flat = not self._flat
+        with _translated():
+            if self._flat:
+                data = self._store.get(key)
+                return None if data is None else Value(data, None)
             item = self._store.find(key)
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
         return None if item is None else Value(item.value, item.transaction_counter)
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> int | None:
         """See the protocol."""
-        try:
+        with _translated():
             return self._store.put_many(pairs)
-        except kvs.CorruptedStoreError as error:
-            raise EngineDamagedError(str(error)) from error
+
+    def settle(self) -> None:
+        """See the protocol: opening took COMMIT, and whoever takes it finishes or discards what the dead left."""
+
+    def revisions(self, key: bytes) -> list[Revision]:
+        """See the protocol: the newest four."""
+        with _translated():
+            return [Revision(value, time) for time, value in self._store.history(key)]
 
     def keys(self) -> set[bytes]:
         """See the protocol."""
-        return set(self._store)
+        with _translated():
+            return set(self._store)
 
-    def verify(self) -> list[str]:
-        """See the protocol. The whole logs are checked too, but only where nobody waits (small stores)."""
-        log = self._store.stat()["smallfile_bytes"] < 64 << 20
+    def verify(self, *, thorough: bool) -> list[str]:
+        """See the protocol. Only the thorough check reads every smallfile: it holds COMMIT meanwhile."""
         try:
-            return [f"{finding.invariant}: {finding.message}" for finding in self._store.verify(log=log)]
+            findings = self._store.verify(log=thorough)
+            return [f"{finding.invariant}: {finding.message}" for finding in findings]
         except kvs.CorruptedStoreError as error:
             return [f"damaged: {error}"]
 
     def close(self) -> None:
         """See the protocol."""
-        self._store.close()
+        with _translated():
+            self._store.close()
 
 
 class KvsEngine:
@@ -155,6 +160,7 @@ class KvsEngine:
 
     name = "kvs"
     stall_s: float | None = None
+    dense = True
     feeders: Mapping[str, Sequence[str]] = {
         "repair.before_discard": ("commit.after_intent", "record.before_append"),
         "repair.after_discard": ("commit.after_intent", "record.before_append"),

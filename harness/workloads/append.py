@@ -24,6 +24,7 @@ from harness.workloads.base import (
     in_snapshot,
     in_transaction,
     key_of,
+    versions_of_key,
 )
 
 LANES: Final = 8
@@ -107,6 +108,10 @@ class Append:
             self.name,
             lambda snapshot: tuple(self._read(item, snapshot.get(self._key(item))) for item in items),
         )
+
+    def versions(self, session: Session, item: str) -> tuple[Read, ...]:
+        """See the protocol."""
+        return versions_of_key(session, item, self._key(item), lambda value: self._read(item, value))
 
     def everything(self, snapshot: Snapshot, *, retired: bool) -> tuple[Read, ...]:
         """The live lists, or every list that may ever have been written."""

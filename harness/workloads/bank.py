@@ -19,9 +19,12 @@ from harness.workloads.base import (
     in_snapshot,
     in_transaction,
     key_of,
+    versions_of_key,
 )
 
 ACCOUNTS: Final = 48
+HOT: Final = 6
+"""Half of all transfers are among the first few accounts, which are overwritten while a slow reader looks."""
 BALANCE: Final = 100
 TOTAL: Final = ACCOUNTS * BALANCE
 
@@ -61,7 +64,8 @@ class Bank:
 
     def write(self, random: Random, session: Session) -> Act:  # noqa: ARG002 - needs no look at the store
         """A transfer from one account to one, two or three others."""
-        items = tuple(random.sample(self._items, random.choice((2, 2, 3, 4))))
+        among = self._items[:HOT] if random.random() < 0.5 else self._items
+        items = tuple(random.sample(among, random.choice((2, 2, 3, 4))))
         amounts = [random.randint(1, 20) for _ in items[1:]]
 
         def body(session: Session, identity: int) -> Done:
@@ -88,13 +92,17 @@ class Bank:
     def read(self, random: Random, session: Session) -> Act:  # noqa: ARG002
         """The whole bank in one snapshot; now and then one account without a snapshot."""
         if random.random() < 0.1:
-            item = random.choice(self._items)
+            item = random.choice(self._items[:HOT] if random.random() < 0.5 else self._items)
             return Act(
                 "get",
                 self.name,
                 lambda session, _: Done(None, (self._account(item, session.get(self._keys[item])),)),
             )
         return in_snapshot(self.name, lambda snapshot: self.everything(snapshot, retired=False))
+
+    def versions(self, session: Session, item: str) -> tuple[Read, ...]:
+        """See the protocol."""
+        return versions_of_key(session, item, self._keys[item], lambda value: self._account(item, value))
 
     def everything(self, snapshot: Snapshot, *, retired: bool) -> tuple[Read, ...]:  # noqa: ARG002
         """Every account, and their sum."""

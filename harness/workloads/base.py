@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import xxhash
 
-from harness.engines.base import Session, Snapshot, Transaction
-from harness.history import Read, describe_id
+from harness.engines.base import Session, Snapshot, Transaction, Value
+from harness.history import Kind, Read, describe_id
 
 _HEAD: Final = struct.Struct("<QQ")
 KEY_BYTES: Final = 16
@@ -53,13 +53,14 @@ class Act(NamedTuple):
     about how much room they take.
     """
 
-    f: Literal["write", "read", "get", "final"]
+    f: Kind
     workload: str
     body: Callable[[Session, int], Done]
     writes: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     values: Callable[[int], dict[str, Any]] | None = None
     byte_count: int = 0
+    resolves: int = 0
 
 
 class Workload(Protocol):
@@ -88,6 +89,9 @@ class Workload(Protocol):
 
     def read(self, random: Random, session: Session) -> Act:
         """A reader's next operation."""
+
+    def versions(self, session: Session, item: str) -> tuple[Read, ...]:
+        """Every version of ``item`` that the store still keeps, newest first, as in a ``resolve``."""
 
     def everything(self, snapshot: Snapshot, *, retired: bool) -> tuple[Read, ...]:
         """Read and check every item in one snapshot; those that are no longer written only if ``retired``."""
@@ -128,6 +132,16 @@ def pattern(identity: int, byte_count: int) -> bytes:
 
 def _hash(identity: int, key: bytes, body: bytes) -> int:
     return xxhash.xxh3_64_intdigest(b"".join((identity.to_bytes(8, "little"), key, body)))
+
+
+def versions_of_key(
+    session: Session, item: str, key: bytes, read: Callable[[Value], Read]
+) -> tuple[Read, ...]:
+    """The versions of an item of one key, values read by ``read``; for ``Workload.versions``."""
+    return tuple(
+        Read(item, None, sequence) if data is None else read(Value(data, sequence))
+        for data, sequence in session.revisions(key)
+    )
 
 
 def in_snapshot(

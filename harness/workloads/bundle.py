@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -9,9 +10,9 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from harness.engines.base import Session, Snapshot
+from harness.engines.base import Session, Snapshot, Value
 from harness.history import Read, describe_id
-from harness.workloads.base import RECORD_BYTES, Act, Anomaly, Done, in_snapshot, key_of
+from harness.workloads.base import RECORD_BYTES, Act, Anomaly, Done, in_snapshot, key_of, versions_of_key
 
 _ID_BYTES: Final = 8
 
@@ -63,6 +64,20 @@ class Group:
             return [head + part for part in self._parts]
         return [_value(head, key) for key in self.keys]
 
+    def writer_at(self, part: int, value: bytes) -> int:
+        """The id that the value of the key number ``part`` carries.
+
+        Raises:
+            Anomaly: nobody wrote this value at this key.
+        """
+        head = value[:_ID_BYTES]
+        whole = head + self._parts[part] if self.size >= _UNIFORM else _value(head, self.keys[part])
+        if value != whole:
+            raise Anomaly(
+                "atomicity", f"{self.item}: {len(value)} bytes at key {part} that nobody wrote there"
+            )
+        return int.from_bytes(head, "little")
+
     def written_by(self, values: Sequence[bytes | None]) -> int | None:
         """The id that all ``values`` carry, ``None`` if all are absent.
 
@@ -77,6 +92,10 @@ class Group:
             if self.values(identity) == values:
                 return identity
         raise Anomaly("atomicity", self._difference(values))
+
+    def read_at(self, part: int, value: Value) -> Read:
+        """What the value of one key tells of the group. Raises Anomaly as ``writer_at``."""
+        return Read(self.item, self.writer_at(part, value.data), value.sequence)
 
     def _difference(self, values: Sequence[bytes | None]) -> str:
         marks = Counter(
@@ -107,6 +126,7 @@ class Bundle:
     def __init__(self, volume: Callable[[], float] | None = None) -> None:
         self._groups = [[Group(kind.size, number) for number in range(kind.groups)] for kind in _KINDS]
         self._volume = volume
+        self._by_item = {group.item: group for groups in self._groups for group in groups}
 
     def keys_max(self) -> int:
         """All keys of all groups."""
@@ -142,6 +162,16 @@ class Bundle:
         group = self._pick(random)
         return in_snapshot(self.name, lambda snapshot: (self._read(snapshot, group),))
 
+    def versions(self, session: Session, item: str) -> tuple[Read, ...]:
+        """See the protocol: the versions of the first key, which those of the last must not contradict."""
+        group = self._by_item[item]
+        first, last = (
+            versions_of_key(session, item, group.keys[part], functools.partial(group.read_at, part))
+            for part in (0, group.size - 1)
+        )
+        _compare(item, first, last)
+        return first
+
     def everything(self, snapshot: Snapshot, *, retired: bool) -> tuple[Read, ...]:  # noqa: ARG002
         """Every group."""
         return tuple(self._read(snapshot, group) for groups in self._groups for group in groups)
@@ -157,6 +187,25 @@ class Bundle:
                 "snapshot", f"{group.item}: the same key of one snapshot was read twice and differs"
             )
         return Read(group.item, identity, None if probe is None else probe.sequence)
+
+
+def _compare(item: str, first: Sequence[Read], last: Sequence[Read]) -> None:
+    """Hold the versions of two keys of a group against each other, where both lists reach.
+
+    Raises:
+        Anomaly: a write shows at one of them only.
+    """
+    one, other = ({read.sequence or 0: read.writer for read in versions} for versions in (first, last))
+    if not (one and other) or any(read.sequence is None for read in (*first, *last)):
+        return
+    low, high = max(min(one), min(other)), min(max(one), max(other))
+    for sequence in sorted({*one, *other}):
+        if low <= sequence <= high and one.get(sequence, sequence) != other.get(sequence, sequence):
+            writers = [describe_id(found.get(sequence)) for found in (one, other)]
+            raise Anomaly(
+                "atomicity",
+                f"{item}: the version at T={sequence} is {writers[0]} at its first key and {writers[1]} at its last",
+            )
 
 
 def _value(head: bytes, key: bytes) -> bytes:

@@ -19,6 +19,7 @@ from harness.workloads.base import (
     in_transaction,
     key_of,
     pattern,
+    versions_of_key,
 )
 
 REGISTERS: Final = 64
@@ -112,6 +113,10 @@ class Register:
             )
         items = random.sample(self._items, random.randint(2, 8))
         return in_snapshot(self.name, lambda snapshot: self._some(snapshot, items))
+
+    def versions(self, session: Session, item: str) -> tuple[Read, ...]:
+        """See the protocol."""
+        return versions_of_key(session, item, self._keys[item], lambda value: self._read(item, value))
 
     def everything(self, snapshot: Snapshot, *, retired: bool) -> tuple[Read, ...]:  # noqa: ARG002
         """Every register."""

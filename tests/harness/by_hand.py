@@ -53,6 +53,9 @@ class ByHand:
     def final(self, s: int | None, *reads: Read, outcome: Any = "ok") -> Operation:
         return self._add("final", "all", outcome, sequence=s, reads=reads)
 
+    def resolve(self, killed: Operation, *versions: Read) -> Operation:
+        return self._add("resolve", "register", "ok", reads=versions, resolves=killed.id)
+
     def _add(self, f: Any, workload: str, outcome: Any, **fields: Any) -> Operation:
         self._now += 20
         identity = operation_id(1 + len(self.operations) % 3, 1 + len(self.operations))

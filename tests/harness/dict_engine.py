@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from harness.engines.base import Value
+from harness.engines.base import BEFORE_ALL, Revision, Value
 from harness.errors import ConflictError
 
 
@@ -13,6 +13,7 @@ class DictSession:
 
     def __init__(self, refuse: Callable[[], bool] = lambda: False) -> None:
         self.data: dict[bytes, Value] = {}
+        self.history: dict[bytes, list[tuple[bytes | None, int | None]]] = {}
         self.sequence: int | None = 0
         self.refuse = refuse
         self.closed = 0
@@ -32,10 +33,16 @@ class DictSession:
             transaction.put(key, value)
         return transaction.commit()
 
+    def settle(self) -> None:
+        pass
+
+    def revisions(self, key: bytes) -> list[Revision]:
+        return [Revision(*value) for value in reversed(self.history.get(key, []))] + [BEFORE_ALL]
+
     def keys(self) -> set[bytes]:
         return set(self.data)
 
-    def verify(self) -> list[str]:
+    def verify(self, *, thorough: bool) -> list[str]:
         return []
 
     def close(self) -> None:
@@ -77,6 +84,7 @@ class DictTransaction:
         assert self.session.sequence is not None
         self.session.sequence += 1
         for key, value in self.writes.items():
+            self.session.history.setdefault(key, []).append((value, self.session.sequence))
             if value is None:
                 self.session.data.pop(key, None)
             else:

@@ -29,7 +29,7 @@ def plants(property_name: str) -> Callable[[Planter], Planter]:
     return register
 
 
-def _changed(operations: Operations, old: Operation, **changes: Any) -> Operations:
+def changed(operations: Operations, old: Operation, **changes: Any) -> Operations:
     new = msgspec.structs.replace(old, **changes)
     return [new if op is old else op for op in operations]
 
@@ -65,20 +65,20 @@ def _any_read(
     return None
 
 
-def _substitute(
+def substitute(
     operations: Operations, random: Random, *kinds: str, fits: Callable[[Operation, int, Read], Read | None]
 ) -> Operations | None:
     where = _any_read(operations, random, *kinds, fits=fits)
     if where is None:
         return None
     op, index, read = where
-    return _changed(operations, op, reads=_reading(op, index, read))
+    return changed(operations, op, reads=_reading(op, index, read))
 
 
 @plants("isolation")
 def stale_item_in_snapshot(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
     order = place(operations)
-    return _substitute(
+    return substitute(
         operations, random, "read", fits=lambda op, _, read: _older(order, read, op.sequence or 0)
     )
 
@@ -86,7 +86,7 @@ def stale_item_in_snapshot(_: SerialDatabase, operations: Operations, random: Ra
 @plants("isolation")
 def lost_update(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
     order = place(operations)
-    return _substitute(
+    return substitute(
         operations,
         random,
         "write",
@@ -99,7 +99,7 @@ def lost_update(_: SerialDatabase, operations: Operations, random: Random) -> Op
 @plants("isolation")
 def write_skew(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
     order = place(operations)
-    return _substitute(
+    return substitute(
         operations,
         random,
         "write",
@@ -116,9 +116,10 @@ def snapshot_shows_the_future(_: SerialDatabase, operations: Operations, random:
     def future(op: Operation, _: int, read: Read) -> Read | None:
         chain = order.chain(read.item)
         later = chain.until(op.sequence or 0)
-        return Read(read.item, chain.at(later)[1], later) if later in chain.sequences else None
+        writer = chain.at(later)[1]
+        return Read(read.item, writer, later) if writer != read.writer else None
 
-    return _substitute(operations, random, "read", "final", fits=future)
+    return substitute(operations, random, "read", "final", fits=future)
 
 
 @plants("isolation")
@@ -135,13 +136,13 @@ def removed_item_is_back(_: SerialDatabase, operations: Operations, random: Rand
             return None
         return Read(read.item, chain.writer(index), chain.sequences[index])
 
-    return _substitute(operations, random, "read", fits=back)
+    return substitute(operations, random, "read", fits=back)
 
 
 @plants("isolation")
 def item_vanishes(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
     order = place(operations)
-    return _substitute(
+    return substitute(
         operations,
         random,
         "read",
@@ -159,7 +160,7 @@ def version_carries_another_number(
     _: SerialDatabase, operations: Operations, random: Random
 ) -> Operations | None:
     placed = {op.id for op in operations if op.outcome == "ok"}
-    return _substitute(
+    return substitute(
         operations,
         random,
         "read",
@@ -178,7 +179,7 @@ def two_commits_at_one_number(_: SerialDatabase, operations: Operations, random:
     if len(writes) < 2:
         return None
     first, second = random.sample(writes, 2)
-    return _changed(operations, second, sequence=first.sequence)
+    return changed(operations, second, sequence=first.sequence)
 
 
 @plants("realtime")
@@ -190,8 +191,8 @@ def commits_swap_their_numbers(
     if not pairs:
         return None
     first, second = random.choice(pairs)
-    swapped = _changed(operations, first, sequence=second.sequence)
-    return _changed(swapped, second, sequence=first.sequence)
+    swapped = changed(operations, first, sequence=second.sequence)
+    return changed(swapped, second, sequence=first.sequence)
 
 
 @plants("realtime")
@@ -206,7 +207,7 @@ def whole_snapshot_of_the_past(
         if before and (past := max(before) - 1) > 0:
             state = db.states[past]
             reads = tuple(Read(read.item, *state.get(read.item, ABSENT)) for read in op.reads)
-            return _changed(operations, op, sequence=past, reads=reads)
+            return changed(operations, op, sequence=past, reads=reads)
     return None
 
 
@@ -221,7 +222,7 @@ def stale_get(_: SerialDatabase, operations: Operations, random: Random) -> Oper
         ]
         return _older(order, read, max(before)) if before else None
 
-    return _substitute(operations, random, "get", fits=stale)
+    return substitute(operations, random, "get", fits=stale)
 
 
 @plants("realtime")
@@ -235,7 +236,7 @@ def get_misses_what_a_snapshot_had(
         before = [s.sequence or 0 for s in snapshots if (s.completed or 0) < op.invoked]
         return _older(order, read, max(before)) if before else None
 
-    return _substitute(operations, random, "get", fits=stale)
+    return substitute(operations, random, "get", fits=stale)
 
 
 @plants("durability")
@@ -243,7 +244,7 @@ def acknowledged_write_is_lost(
     _: SerialDatabase, operations: Operations, random: Random
 ) -> Operations | None:
     order = place(operations)
-    return _substitute(
+    return substitute(
         operations, random, "final", fits=lambda op, _, read: _older(order, read, op.sequence or 0)
     )
 
@@ -262,7 +263,7 @@ def deleted_item_is_in_the_end(
         older = [t for t in chain.sequences if t < sequence and chain.at(t)[1] is not None]
         return Read(read.item, chain.at(older[-1])[1], older[-1]) if older else None
 
-    return _substitute(operations, random, "final", fits=back)
+    return substitute(operations, random, "final", fits=back)
 
 
 @plants("atomicity")
@@ -273,7 +274,7 @@ def failed_write_is_seen(_: SerialDatabase, operations: Operations, random: Rand
         mine = [f for f in failed if read.item in f.writes and f.invoked < (op.completed or 0)]
         return Read(read.item, random.choice(mine).id) if mine else None
 
-    return _substitute(operations, random, "read", "get", "write", fits=aborted)
+    return substitute(operations, random, "read", "get", "write", fits=aborted)
 
 
 @plants("atomicity")
@@ -287,12 +288,12 @@ def transaction_is_half_there(_: SerialDatabase, operations: Operations, random:
             return None
         return _older(order, read, order.placed[writer.id])
 
-    return _substitute(operations, random, "read", "final", fits=torn)
+    return substitute(operations, random, "read", "final", fits=torn)
 
 
 @plants("resolution")
 def version_of_nobody(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
-    return _substitute(
+    return substitute(
         operations, random, "read", "get", fits=lambda _, __, read: Read(read.item, operation_id(9999, 1), 3)
     )
 
@@ -307,7 +308,7 @@ def version_of_a_write_of_other_items(
         other = random.choice(writes)
         return None if other.changes(read.item) else Read(read.item, other.id, other.sequence)
 
-    return _substitute(operations, random, "read", "get", fits=foreign)
+    return substitute(operations, random, "read", "get", fits=foreign)
 
 
 @plants("resolution")
@@ -318,12 +319,12 @@ def version_before_its_writer(_: SerialDatabase, operations: Operations, random:
         later = [w for w in writes if read.item in w.writes and w.invoked > (op.completed or 0)]
         return Read(read.item, later[0].id, later[0].sequence) if later else None
 
-    return _substitute(operations, random, "read", "get", "write", fits=early)
+    return substitute(operations, random, "read", "get", "write", fits=early)
 
 
 @plants("bank")
 def money_appears(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
-    return _substitute(
+    return substitute(
         operations,
         random,
         "read",
@@ -367,7 +368,7 @@ def money_vanishes_in_a_transfer(
     return None
 
 
-def _list_changed(
+def _listchanged(
     operations: Operations, random: Random, change: Callable[[list[int]], list[int] | None]
 ) -> Operations | None:
     def changed(_: Operation, __: int, read: Read) -> Read | None:
@@ -376,7 +377,7 @@ def _list_changed(
         value = change(list(read.value))
         return None if value is None else msgspec.structs.replace(read, value=value)
 
-    return _substitute(operations, random, "read", "final", "write", fits=changed)
+    return substitute(operations, random, "read", "final", "write", fits=changed)
 
 
 @plants("append")
@@ -390,12 +391,12 @@ def element_is_lost(_: SerialDatabase, operations: Operations, random: Random) -
         elements.remove(random.choice(candidates))
         return elements
 
-    return _list_changed(operations, random, lose)
+    return _listchanged(operations, random, lose)
 
 
 @plants("append")
 def element_is_there_twice(_: SerialDatabase, operations: Operations, random: Random) -> Operations | None:
-    return _list_changed(operations, random, lambda elements: [elements[0], *elements])
+    return _listchanged(operations, random, lambda elements: [elements[0], *elements])
 
 
 @plants("append")
@@ -408,7 +409,7 @@ def elements_change_places(_: SerialDatabase, operations: Operations, random: Ra
         elements[0], elements[1] = elements[1], elements[0]
         return elements
 
-    return _list_changed(operations, random, swap)
+    return _listchanged(operations, random, swap)
 
 
 @plants("append")
@@ -418,7 +419,7 @@ def element_of_a_failed_append(
     failed = [op.id for op in operations if op.outcome == "fail" and op.workload == "append" and op.writes]
     if not failed:
         return None
-    return _list_changed(operations, random, lambda elements: [random.choice(failed), *elements])
+    return _listchanged(operations, random, lambda elements: [random.choice(failed), *elements])
 
 
 @plants("append")
@@ -433,4 +434,4 @@ def list_begins_anew(_: SerialDatabase, operations: Operations, random: Random) 
             return None
         return msgspec.structs.replace(read, value=read.value[-1:])
 
-    return _substitute(operations, random, "read", "final", "write", fits=cut)
+    return substitute(operations, random, "read", "final", "write", fits=cut)

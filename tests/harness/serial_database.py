@@ -35,7 +35,9 @@ ITEMS = ACCOUNTS + BUNDLES + LISTS + REGISTERS
 
 class Settings(NamedTuple):
     """What kind of history to make. ``hidden``: the share of reads that carry no T; ``jump``: the share of
-    commits before which the engine takes a T for itself; ``deletes``: whether anything is ever deleted.
+    commits before which the engine takes a T for itself; ``deletes``: whether anything is ever deleted;
+    ``resolve``: the share of killed writers whose successor looks for their last write; ``keeps``: how many
+    versions of an item it finds (with 1, no trace of a removal).
     """
 
     steps: int = 400
@@ -45,6 +47,13 @@ class Settings(NamedTuple):
     hidden: float = 0.0
     jump: float = 0.05
     deletes: bool = True
+    resolve: float = 0.8
+    keeps: int = 4
+
+    @property
+    def dense(self) -> bool:
+        """Whether every T belongs to a commit."""
+        return not self.jump
 
 
 class Version(NamedTuple):
@@ -83,6 +92,9 @@ class SerialDatabase:
         """The ids of all writes that took effect, whoever knows of it."""
         self._clients: list[_Client] = []
         self._zombies: list[tuple[int, Invoke, Any]] = []
+        self._unresolved: dict[int, list[Invoke]] = {}
+        """The killed writes that the client of a number is to look for."""
+        self._past: dict[str, list[Version]] = {}
 
     def run(self) -> SerialDatabase:
         """Setup, campaign, final."""
@@ -119,7 +131,11 @@ class SerialDatabase:
         client = self._clients[slot]
         if client.invoke is not None and self.random.random() < self.settings.kill:
             self._kill(client)
-            self._clients[slot] = self._new_client("writer")
+            successor = self._clients[slot] = self._new_client("writer")
+            self._inherit(client, successor)
+        elif client.invoke is None and self._unresolved.get(client.number):
+            killed = self._unresolved[client.number][-1]
+            self._invoke(client, "resolve", killed.workload, (), (), {}, ("resolve", killed))
         elif client.invoke is None:
             self._invoke(client, *self._choose())
         else:
@@ -132,6 +148,32 @@ class SerialDatabase:
         if self.random.random() < 0.3:
             self.histories[client.number].append(Info(client.number, client.index, self._tick(), "cut off"))
         self.run_events.append(Died(client.number, self._tick(), 9, fault="kill-time"))
+
+    def _inherit(self, dead: _Client, successor: _Client) -> None:
+        """Whom the successor of ``dead`` is to resolve: its last write, and those that it did not come to."""
+        assert dead.invoke is not None
+        left = self._unresolved.pop(dead.number, [])
+        if dead.invoke.f == "write" and self.random.random() < self.settings.resolve:
+            left.append(dead.invoke)
+        self._unresolved[successor.number] = left
+
+    def _resolve(self, killed: Invoke) -> tuple[Read, ...]:
+        """Seal the fate of ``killed``, and show what is kept of its items."""
+        for zombie in self._zombies:
+            if zombie[1] is killed:
+                self._zombies.remove(zombie)
+                if self.random.random() < 0.5:
+                    self._commit(operation_id(killed.process, killed.index), killed, zombie[2])
+                break
+        items = (*killed.writes, *killed.deletes)[: self.random.randint(1, 3)]
+        return tuple(read for item in items for read in self._kept(item))
+
+    def _kept(self, item: str) -> list[Read]:
+        past = self._past.get(item, [])
+        if self.settings.keeps == 1:
+            return [self._shown(item, self.state.get(item, ABSENT))]
+        kept = [self._shown(item, version) for version in past[: -self.settings.keeps - 1 : -1]]
+        return kept if len(past) >= self.settings.keeps else [*kept, Read(item, None, 0)]
 
     def _finish_zombie(self) -> None:
         number, invoke, plan = self._zombies.pop(self.random.randrange(len(self._zombies)))
@@ -179,8 +221,9 @@ class SerialDatabase:
         identity = operation_id(client.number, client.index)
         if plan[0] == "append":
             values = dict.fromkeys(writes, identity)
+        killed = operation_id(plan[1].process, plan[1].index) if plan[0] == "resolve" else 0
         client.invoke = Invoke(
-            client.number, client.index, self._tick(), f, workload, writes, deletes, values
+            client.number, client.index, self._tick(), f, workload, writes, deletes, values, killed
         )
         client.plan, client.result = plan, None
         self.histories[client.number].append(client.invoke)
@@ -202,12 +245,18 @@ class SerialDatabase:
             identity = operation_id(client.number, client.index)
             reads, values = self._commit(identity, invoke, client.plan)
             return Ok(client.number, client.index, 0, self.sequence, reads, values)
+        if invoke.f == "resolve":
+            reads = self._resolve(client.plan[1])
+            self._unresolved[client.number].remove(client.plan[1])
+            return Ok(client.number, client.index, 0, None, reads)
         sequence = None if invoke.f == "get" else self.sequence
         reads = tuple(self._read(item) for item in client.plan[1])
         return Ok(client.number, client.index, 0, sequence, reads)
 
     def _read(self, item: str) -> Read:
-        version = self.state.get(item, ABSENT)
+        return self._shown(item, self.state.get(item, ABSENT))
+
+    def _shown(self, item: str, version: Version) -> Read:
         hidden = self.random.random() < self.settings.hidden
         return Read(item, version.writer, None if hidden else version.sequence, version.value)
 
@@ -233,8 +282,10 @@ class SerialDatabase:
             reads = tuple(self._read(item) for item in dict.fromkeys(looked))
         for item in invoke.writes:
             self.state[item] = Version(identity, self.sequence, new.get(item))
+            self._past.setdefault(item, []).append(self.state[item])
         for item in invoke.deletes:
             self.state.pop(item, None)
+            self._past.setdefault(item, []).append(Version(None, self.sequence))
         for sequence in range(max(self.states) + 1, self.sequence):
             self.states[sequence] = self.states[sequence - 1]
         self.states[self.sequence] = dict(self.state)
@@ -256,5 +307,7 @@ def make_any(seed: int) -> SerialDatabase:
         hidden=random.choice((0, 0, 0.3, 0.9, 1)),
         jump=random.choice((0, 0.05, 0.3)),
         deletes=random.random() < 0.7,
+        resolve=random.choice((0, 0.8, 1, 1)),
+        keeps=random.choice((1, 2, 4, 4, 9)),
     )
     return SerialDatabase(random, settings).run()

@@ -9,7 +9,20 @@ from campaigns import Outcome, drive, histories, is_alive, run_events, worker_pi
 from toy_engine import POINTS
 
 from harness.faults import may_hold_lock
-from harness.history import Died, Fail, Hits, Info, Invoke, Left, Mark, Ok, Paused, RunEvent, Spawned
+from harness.history import (
+    Died,
+    Fail,
+    Hits,
+    Info,
+    Invoke,
+    Left,
+    Mark,
+    Ok,
+    Paused,
+    RunEvent,
+    Spawned,
+    operation_id,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +53,39 @@ def test_every_victim_died_of_signal_9_and_everybody_else_left_by_itself(events:
     assert len([event for event in died if event.fault]) >= 20
     assert all(event.signal == 9 for event in died if event.fault)
     assert all((event.signal, event.status) == (0, 0) for event in died if not event.fault)
-    assert {event.fault for event in died} == {"", "kill-time", "kill-point"}
+    assert {event.fault for event in died} == {"", "kill-time", "kill-point", "kill-all"}
+
+
+def test_everybody_is_killed_at_once_and_only_then_replaced(events: list[RunEvent]) -> None:
+    alive: dict[int, str] = {}
+    at_once = 0
+    for event in events:
+        if isinstance(event, Spawned):
+            alive[event.process] = event.role
+        elif isinstance(event, Died):
+            del alive[event.process]
+            if event.fault == "kill-all":
+                at_once += 1
+            elif at_once:
+                at_once += event.signal == 9  # who was dying of something else just then
+        if isinstance(event, Spawned) and at_once:
+            assert len(alive) == 1, "somebody was born before the last one was dead"
+            assert at_once >= 5
+            at_once = 0
+
+
+def test_every_killed_write_was_looked_for(clean: Outcome, events: list[RunEvent]) -> None:
+    found = histories(Path(clean.run_dir))
+    everything = [event for history in found.values() for event in history]
+    looked_for = {event.resolves for event in everything if isinstance(event, Invoke)}
+    killed = {event.process for event in deaths(events) if event.signal}
+    open_writes = [
+        operation_id(process, history[-1].index)
+        for process, history in found.items()
+        if process in killed and history and isinstance(history[-1], Invoke) and history[-1].f == "write"
+    ]
+    assert len(open_writes) > 10
+    assert set(open_writes) <= looked_for
 
 
 def test_a_kill_at_a_point_happens_at_exactly_the_point_and_hit_that_was_meant(

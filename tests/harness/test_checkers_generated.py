@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import planted_resolves
 import pytest
 from planted_histories import PLANTED
 from serial_database import SerialDatabase, make, make_any
@@ -20,7 +21,8 @@ from harness.verdict import Outcome
 def judged(db: SerialDatabase, operations: list[Operation]) -> Judgement:
     """Judged with the floors of traffic at zero: these histories are short."""
     plan = Plan(1, limits=Limits(operations_min=0, kills_min=0, point_kills_min=0))
-    return judge.judge(Run(plan, {}, operations, [], db.run_events))
+    environment = {"dense_sequences": "yes"} if db.settings.dense else {}
+    return judge.judge(Run(plan, environment, operations, [], db.run_events))
 
 
 def outcome_of(judgement: Judgement, property_name: str) -> Outcome:
@@ -44,11 +46,15 @@ def test_fate_of_killed_writes_is_never_told_wrongly() -> None:
     told = 0
     for seed in range(400):
         db = make_any(seed)
-        committed, absent, hidden = resolution.settle(place(judge.join(db.histories.values())))
+        order = place(judge.join(db.histories.values()), dense=db.settings.dense)
+        committed, absent, hidden = resolution.settle(order)
         assert {op.id for op in committed} <= db.committed, f"seed {seed}"
         assert not {op.id for op in absent} & db.committed, f"seed {seed}"
         told += len(committed) > 0 and len(absent) > 0 and len(hidden) > 0
     assert told > 50, "too few histories in which each fate occurs"
+
+
+assert planted_resolves.plants, "importing it registers its planters"
 
 
 @pytest.mark.parametrize("name", PLANTED)

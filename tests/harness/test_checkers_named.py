@@ -9,6 +9,7 @@ from by_hand import ByHand, messages, version
 from harness.checkers import append, atomicity, bank, canary, durability, isolation, realtime, resolution
 from harness.checkers.findings import FINDINGS_MAX
 from harness.checkers.order import place
+from harness.history import Read
 from harness.verdict import Outcome
 
 ORDERED = [isolation, realtime, append]
@@ -213,6 +214,92 @@ def test_every_killed_write_is_settled_or_counted() -> None:
         "not_committed": 1,
         "undeterminable": 1,
     }
+
+
+def fates(h: ByHand, *, dense: bool = False) -> list[list[int]]:
+    return [[op.id for op in ops] for ops in resolution.settle(place(h.operations, dense=dense))]
+
+
+def test_a_list_that_reaches_back_shows_what_became_of_a_killed_write() -> None:
+    h = ByHand()
+    first = h.write("register/1", "register/2", t=1)
+    lost, done, unsure = h.killed("register/1"), h.killed("register/2"), h.killed("register/1")
+    second, third = h.write("register/1", t=4), h.write("register/1", t=6)
+    h.resolve(done, version("register/2", done, t=2), version("register/2", first))
+    h.resolve(lost, *(version("register/1", op) for op in (third, second, first)))
+    h.resolve(unsure, version("register/1", third), version("register/1", second))
+    order = place(h.operations)
+    assert fates(h) == [[done.id], [lost.id], [unsure.id]]
+    assert order.placed[done.id] == 2
+    assert order.settled.unfound == {unsure.id: 4}
+    assert resolution.check(order).outcome is Outcome.OK
+    # If every number is somebody's, T=3 is its own; but T=5 is nobody's.
+    order = place(h.operations, dense=True)
+    assert (order.placed[unsure.id], order.nobodys) == (3, [5])
+    assert "no operation can have committed T=5" in messages(isolation.check(order))
+
+
+def test_a_number_that_only_one_killed_write_can_have_is_its_own() -> None:
+    h = ByHand()
+    h.write("register/1", t=1)
+    killed = h.killed("register/1")
+    h.write("register/2", t=2)
+    h.write("register/1", t=4)
+    assert fates(h) == [[], [], [killed.id]]
+    assert fates(h, dense=True) == [[killed.id], [], []]
+    other = h.killed("register/1")
+    h.operations[-1] = msgspec.structs.replace(other, invoked=killed.invoked + 1)
+    assert fates(h, dense=True) == [[], [], [killed.id, other.id]]
+
+
+def test_a_removal_belongs_to_the_only_killed_delete_that_can_have_made_it() -> None:
+    h = ByHand()
+    first = h.write("register/1", t=1)
+    one, other = h.killed(deletes=["register/1"]), h.killed(deletes=["register/1"])
+    removal, start = Read("register/1", None, 2), Read("register/1", None, 0)
+    h.resolve(one, version("register/1", first), start)
+    h.resolve(other, removal, version("register/1", first), start)
+    order = place(h.operations)
+    assert (order.placed[other.id], order.settled.absent.keys()) == (2, {one.id})
+    assert not order.unplaced_deleters
+    assert resolution.check(order).outcome is Outcome.OK
+    h.operations[3] = msgspec.structs.replace(h.operations[3], reads=h.operations[4].reads)
+    assert fates(h) == [[], [], [one.id, other.id]], "either may have made it"
+
+
+def test_a_removal_that_nobody_made_and_a_version_that_is_missing_are_violations() -> None:
+    h = ByHand()
+    first, second, third = (h.write("register/1", t=t) for t in (1, 2, 4))
+    killed = h.killed("register/1")
+    h.resolve(killed, version("register/1", third), version("register/1", first))
+    assert "lacks process 2 operation 2 (T=2)" in messages(resolution.check(place(h.operations)))
+    h.operations.pop()
+    shown = [version("register/1", third), Read("register/1", None, 3), version("register/1", second)]
+    h.resolve(killed, *shown)
+    assert "was removed at T=3, which no operation" in messages(resolution.check(place(h.operations)))
+
+
+def test_a_write_that_had_not_committed_at_recovery_must_never_show() -> None:
+    h = ByHand()
+    first = h.write("register/1", t=1)
+    killed = h.killed("register/1")
+    h.resolve(killed, version("register/1", first))
+    assert fates(h) == [[], [killed.id], []]
+    h.get(version("register/1", killed, t=2))
+    verdict = resolution.check(place(h.operations))
+    assert "is seen, but had not committed when it was killed" in messages(verdict)
+
+
+def test_resolve_is_no_snapshot_and_must_not_be_stale() -> None:
+    h = ByHand()
+    first, second = h.write("register/1", t=1), h.write("register/1", t=2)
+    killed = h.killed("register/1")
+    h.resolve(killed, version("register/1", second), version("register/1", first))
+    order = place(h.operations)
+    assert isolation.check(order).checked["snapshots"] == 0
+    assert realtime.check(order).outcome is Outcome.OK
+    h.resolve(killed, version("register/1", first))
+    assert "stale" in messages(realtime.check(place(h.operations)))
 
 
 # Durability.

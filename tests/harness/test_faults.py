@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -178,6 +179,16 @@ def test_faults_that_the_plan_does_not_have_do_not_come(kinds: tuple[str, ...]) 
     assert {deal.fault_for("writer", seen(), []).kind for _ in range(200)} == {""}
     assert deal.kill_due(100.0, 1000) is ("kill-time" in kinds)
     assert deal.pause_due(100.0) is ("pause-time" in kinds)
+    assert not deal.kill_all_due(100.0)
+
+
+def test_everybody_is_killed_every_two_seconds_or_so() -> None:
+    one, other = dealer(1), dealer(2)
+    times = [[tick / 100 for tick in range(6000) if deal.kill_all_due(tick / 100)] for deal in (one, other)]
+    assert times[0] != times[1]
+    gaps = [after - before for before, after in itertools.pairwise(times[0])]
+    assert 1.1 < min(gaps) < max(gaps) < 2.9
+    assert 20 < len(gaps) < 45
 
 
 def test_no_kill_at_random_times_until_survivors_have_committed_or_had_their_time() -> None:

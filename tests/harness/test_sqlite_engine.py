@@ -9,7 +9,7 @@ import pytest
 
 from harness import engines
 from harness.engines import sqlite
-from harness.engines.base import Value
+from harness.engines.base import Revision, Value
 from harness.engines.sqlite import SqliteEngine, SqliteSession
 from harness.errors import ConflictError, EngineDamagedError, EngineMissingError
 
@@ -96,7 +96,7 @@ def test_a_busy_store_is_a_conflict_and_not_an_error(
 def test_a_broken_file_is_damage(directory: Path) -> None:
     session = SqliteEngine().open(directory)
     session.put_many([(number.to_bytes(16, "big"), b"x" * 100) for number in range(2000)])
-    assert session.verify() == []
+    assert session.verify(thorough=True) == []
     session.close()
     session.close()
     path = directory / "store.sqlite"
@@ -104,7 +104,7 @@ def test_a_broken_file_is_damage(directory: Path) -> None:
     data[5000:60000] = b"\xa5" * 55000
     path.write_bytes(data)
     damaged = SqliteEngine().open(directory)
-    assert damaged.verify() != []
+    assert damaged.verify(thorough=True) != []
     with pytest.raises(EngineDamagedError):
         damaged.keys()
     path.write_bytes(b"this is no database at all" * 100)
@@ -149,3 +149,19 @@ def test_engines_are_loaded_by_name_or_by_module_and_class() -> None:
 def test_an_engine_that_cannot_be_loaded_is_a_usage_error(name: str) -> None:
     with pytest.raises(EngineMissingError):
         engines.load(name)
+
+
+def test_the_current_version_is_all_the_history_there_is(session: SqliteSession) -> None:
+    assert session.revisions(A) == [Revision(None, None)]
+    session.put_many([(A, b"1")])
+    session.put_many([(A, b"2")])
+    assert session.revisions(A) == [Revision(b"2", 2)]
+
+
+def test_settling_writes_to_the_log_and_takes_no_number(directory: Path, session: SqliteSession) -> None:
+    session.put_many([(A, b"1")])
+    before = (directory / "store.sqlite-wal").stat().st_size
+    session.settle()
+    assert (directory / "store.sqlite-wal").stat().st_size > before
+    assert session.put_many([(A, b"2")]) == 2
+    assert session.snapshot().sequence == 2

@@ -27,6 +27,7 @@ from harness.history import (
     Violation,
     operation_id,
     read_events,
+    unfinished,
 )
 from harness.plan import Plan
 from harness.worker import (
@@ -38,6 +39,7 @@ from harness.worker import (
     Leave,
     Scene,
     guarded,
+    resolve,
     stream,
     write_forever,
 )
@@ -194,6 +196,52 @@ def test_streams_of_different_purposes_are_different_and_repeatable() -> None:
     assert len(draws) == 4
     # The number of a process follows from the order of deaths, which no seed decides: it must not matter.
     assert stream(7, who._replace(process=99), "workload").random() in draws
+
+
+def test_the_write_that_a_process_died_in_is_its_last_open_one(desk: Desk) -> None:
+    assert unfinished(desk.path.with_name("none.jsonl")) is None
+    assert unfinished(desk.path) is None
+    act = Act("write", "bank", lambda session, identity: Done(1), writes=("bank/1",))
+    desk.client.perform(desk.session, act)
+    assert unfinished(desk.path) is None
+    invoke = Invoke(3, 2, 5, "write", "bank", ("bank/2",))
+    desk.history.append(invoke)
+    with desk.path.open("ab") as file:
+        file.write(b'{"type":"ok","process":3,"ind')
+    assert unfinished(desk.path) == invoke
+
+
+def test_a_successor_looks_for_the_killed_writes_of_all_its_predecessors(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, 9)
+    (workload,) = workloads.make(("bank",), 1.0)
+    for act in workload.setup():
+        act.body(desk.session, operation_id(1, 1))
+    for process, f, workload_name in ((3, "write", "bank"), (4, "read", "all"), (5, "write", "bank")):
+        HistoryWriter(tmp_path / f"{process}.jsonl").append(
+            Invoke(process, 7, 1, f, workload_name, ("bank/1", "bank/2") if f == "write" else ())  # type: ignore[arg-type]
+        )
+    settled: list[int] = []
+    desk.session.settle = lambda: settled.append(1)  # type: ignore[method-assign]
+    scene = SimpleNamespace(
+        workloads=(workload,), board=desk.board, history_path=lambda process: tmp_path / f"{process}.jsonl"
+    )
+    who = Assignment(9, 0, "writer", 3, unresolved=(3, 4, 5, 6))
+    resolve(cast("Scene", scene), who, desk.client, desk.session)
+    invokes = [event for event in desk.events() if isinstance(event, Invoke)]
+    assert [(event.f, event.resolves) for event in invokes] == [
+        ("resolve", operation_id(3, 7)),
+        ("resolve", operation_id(5, 7)),
+    ]
+    (found, _) = [event for event in desk.events() if isinstance(event, Ok)]
+    assert [(read.item, read.writer, read.sequence) for read in found.reads] == [
+        (item, writer, sequence)
+        for item in ("bank/1", "bank/2")
+        for writer, sequence in ((operation_id(1, 1), 1), (None, 0))
+    ]
+    assert len(settled) == 2
+    assert desk.board.slots[0].resolved
+    desk.board.slots[0].begin(10)
+    assert not desk.board.slots[0].resolved
 
 
 def test_a_whole_life_ends_in_a_status_and_never_in_an_exception(

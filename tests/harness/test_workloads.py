@@ -260,3 +260,38 @@ def test_a_snapshot_that_answers_twice_differently_is_seen() -> None:
 def test_workloads_that_do_not_exist_are_refused(names: list[str]) -> None:
     with pytest.raises(UsageError):
         workloads.make(names, seconds=1.0)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_versions_of_an_item_are_all_its_writes_newest_first(name: str) -> None:
+    workload, session = small(name), DictSession()
+    writers: dict[str, list[int | None]] = {}
+    for number, (act, _) in enumerate(run_writes(workload, session, 60), 1):
+        for item in act.writes:
+            writers.setdefault(item, []).append(operation_id(1, 0) + number)
+        for item in act.deletes:
+            writers.setdefault(item, []).append(None)
+    assert writers
+    for item, of_item in writers.items():
+        versions = workload.versions(session, item)
+        assert [read.writer for read in versions] == [*reversed(of_item), None]
+        assert versions[-1].sequence == 0
+        assert {read.item for read in versions} == {item}
+
+
+def test_versions_that_differ_between_the_keys_of_a_group_are_an_anomaly() -> None:
+    workload, session = small("bundle"), DictSession()
+    group = Group(3, 0)
+    for identity in (5, 6):
+        session.put_many(list(zip(group.keys, group.values(identity), strict=True)))
+    assert [read.writer for read in workload.versions(session, group.item)] == [6, 5, None]
+    del session.history[group.keys[2]][1]
+    session.history[group.keys[2]].append((group.values(7)[2], 3))
+    session.history[group.keys[0]].append((group.values(7)[0], 3))
+    with pytest.raises(
+        Anomaly, match="the version at T=2 is process 0 operation 6 at its first key and absent"
+    ):
+        workload.versions(session, group.item)
+    session.history[group.keys[0]].append((b"12345678x", 4))
+    with pytest.raises(Anomaly, match="9 bytes at key 0 that nobody wrote"):
+        workload.versions(session, group.item)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.engines.base import Hook, Value
+from harness.engines.base import Hook, Revision, Value
 from harness.errors import ConflictError, EngineDamagedError
 
 POINTS = {
@@ -44,6 +44,7 @@ _decoder = msgspec.msgpack.Decoder(State)
 
 class ToyEngine:
     name = "toy"
+    dense = True
     stall_s: float | None = None
     feeders: Mapping[str, Sequence[str]] = {}
 
@@ -132,10 +133,17 @@ class ToySession:
             transaction.put(key, value)
         return transaction.commit()
 
+    def settle(self) -> None:
+        """A rename is the commit: the dead have made it or not."""
+
+    def revisions(self, key: bytes) -> list[Revision]:
+        value = self.get(key)
+        return [Revision(None, None) if value is None else Revision(*value)]
+
     def keys(self) -> set[bytes]:
         return set(self.load().data)
 
-    def verify(self) -> list[str]:
+    def verify(self, *, thorough: bool) -> list[str]:
         return []
 
     def close(self) -> None:
