@@ -216,7 +216,7 @@ BUGS: Final[dict[str, Bug]] = {
                 _INDEX, "unchanged", "return words[revision.time_word] == revision.time and", "return True or"
             ),
             Mutation(
-                reading, "getter", "if words[(entry >> 3) + 2 + ring] == time else careful(key, default)", ""
+                reading, "getter", "if time_words[(entry >> 3) + ring] == time else careful(key, default)", ""
             ),
             Mutation(reading, "read_many", "for i in np.flatnonzero(again).tolist():", "for i in suspect:"),
         ),

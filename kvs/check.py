@@ -254,7 +254,7 @@ def _record_problem(
         return f"holds key {found_key.hex()} instead of {key.hex()}"
     if found_length != size or (tag >> layout.KIND_SHIFT == layout.KIND_REMOVAL) != (length == TOMBSTONE):
         return f"holds {found_length} bytes of kind {tag >> layout.KIND_SHIFT} instead of {size}"
-    if integrity and xxh3_128_digest(memoryview(record)[16:]) != record[:16]:
+    if integrity and xxh3_128_digest(memoryview(record)[RECORD_HEADER_BYTES:]) != record[:16]:
         return f"key {key.hex()} does not match its hash"
     return ""
 

@@ -6,6 +6,7 @@ this one narrow seam. Descriptors are close-on-exec; maps are shared.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -48,6 +49,15 @@ def allocate(fd: int, offset: int, length: int, path: Path) -> None:
         if error.errno in _NO_ROOM:
             raise StorageFullError(str(path), length, error.errno) from error
         raise
+
+
+def lengthen(fd: int, length: int) -> None:
+    """Make the file at least ``length`` bytes long, without blocks for what is new (ftruncate(2)). Where a limit
+    forbids it the file stays as it is: the length is a convenience, the blocks are not.
+    """
+    if os.fstat(fd).st_size < length:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, length)
 
 
 def map_file(fd: int, *, write: bool, length: int = 0) -> mmap.mmap:

@@ -89,16 +89,20 @@ TOMBSTONE: Final = (1 << 64) - 1  # the length of a removal
 ENTRY_HEAD: Final = struct.Struct("@16s4Q")
 """Key and the four T. Native mode: each T is one aligned 8-byte load (a standard-size format tears)."""
 
+ENTRY_FIRST: Final = struct.Struct("@16s4Q16x2Q")
+"""The same, and then the first {location, length} pair: all of an entry whose key was written once."""
 ENTRY_PLACE: Final = struct.Struct("@2Q")
 """One {location, length} pair, as two aligned loads in this order."""
 
 # Locations: the smallfile's id above 40 bits of offset in bytes (a smallfile ends below 1 TiB).
 ALIGN: Final = 64
 LOCATION_SHIFT: Final = 40
+SMALLFILE_BYTES_MAX: Final = 1 << LOCATION_SHIFT
 LOCATION_MASK: Final = (1 << LOCATION_SHIFT) - 1
 
 # Records.
-#   0   hash      16   xxh3-128 of bytes 16 to 48 + length; zero for values of a store without integrity
+#   0   hash      16   xxh3-128 of the value; zero in a store without integrity; a commit record's is of all that
+#                       follows it, bytes 16 to 128, always
 #   16  key       16   for a commit record: the store's uuid
 #   32  length     8   of the value; a removal has none, 0
 #   40  tag        8   kind << 56 | sequence (of a record: its place in the transaction; of a commit: T)
@@ -145,6 +149,7 @@ assert COMMIT_BYTES % ALIGN == 0
 assert SMALLFILE_HEADER.size + HASH_BYTES == SMALLFILE_HEADER_BYTES == ALIGN
 assert ENTRY_WORDS * WORD == ENTRY_BYTES
 assert ENTRY_HEAD.size == E_TIME * WORD + REVISIONS * WORD
+assert ENTRY_FIRST.size == (E_PLACE + 2) * WORD
 assert E_PLACE + 2 * REVISIONS == ENTRY_WORDS
 
 

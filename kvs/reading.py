@@ -17,12 +17,11 @@ from kvs import layout, syncpoints
 from kvs.errors import CorruptedStoreError, SnapshotTooOldError
 from kvs.index import Index, Revision, Slots
 from kvs.layout import E_TIME, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
-from kvs.smallfile import VECTOR_MIN, Smallfiles, Words
+from kvs.smallfile import MAPPED_READ_BYTES_MAX, VECTOR_MIN, Smallfiles, Words
 
 Get = Callable[..., Any]
 """``get(key, default=None)``."""
 _HASHES: Final = (xxh3_64_intdigest, xxh3_128_digest)
-_SHORT_BYTES_MAX: Final = 1 << 16  # longer values are copied once less on the careful path
 
 
 def read(index: Index, smallfiles: Smallfiles, key: bytes, snapshot: int) -> tuple[int, bytes | None]:
@@ -65,15 +64,20 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
     reach = syncpoints.hook
     if not (smallfiles.mapped and smallfiles.integrity):
         return _careful_getter(index, smallfiles, normalise)
-    index_map, words, maps, short = index.map, index.words, smallfiles.maps, _SHORT_BYTES_MAX
+    index_map, words, maps, short = index.map, index.words, smallfiles.maps, MAPPED_READ_BYTES_MAX
     mask, entries, visible, location_mask = (
         index.mask << 7,
         index.entries,
         index.visible_word,
         layout.LOCATION_MASK,
     )
-    head, pair, first_pair = layout.ENTRY_HEAD.unpack_from, layout.ENTRY_PLACE.unpack_from, 8 * layout.E_PLACE
+    head, pair, first_pair = (
+        layout.ENTRY_FIRST.unpack_from,
+        layout.ENTRY_PLACE.unpack_from,
+        8 * layout.E_PLACE,
+    )
     slot_hash, digest = _HASHES
+    time_words = words[E_TIME:]  # so that an entry's first word is the index of its first T
 
     def careful(key: Any, default: Any) -> Any:
         value = read_current(index, smallfiles, normalise(key))[1]
@@ -85,40 +89,45 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
             entry = entries + (slot_hash(key) & mask)
         except TypeError:
             return careful(key, default)  # an int or a UUID
-        found, t0, t1, t2, t3 = head(index_map, entry)
+        found, time, t1, t2, t3, location, length = head(index_map, entry)
         while found != key:
-            if not t0:
+            if not time:
                 return default if type(key) is bytes and len(key) == 16 else careful(key, default)
             entry = entries + ((entry - entries + 128) & mask)
-            found, t0, t1, t2, t3 = head(index_map, entry)
-        if not t1:
-            time, ring = t0, 0
-        else:
-            times = (t0, t1, t2, t3)
-            time = max(times)
-            ring = times.index(time)
+            found, time, t1, t2, t3, location, length = head(index_map, entry)
+        ring = 0
+        if t1:  # a ring is used from its first place on
+            if not t2:
+                time, ring = t1, 1
+            elif not t3:
+                time, ring = t2, 2
+            else:
+                times = (time, t1, t2, t3)
+                time = max(times)
+                ring = times.index(time)
         if time > snapshot:
             return careful(key, default)
         if reach is not None:
             reach("read.after_times")
-        location, length = pair(index_map, entry + first_pair + (ring << 4))
+        if ring or reach is not None:
+            location, length = pair(index_map, entry + first_pair + (ring << 4))
         if reach is not None:
             reach("read.after_location")
+        if length > short:  # which a removal is, too
+            return careful(key, default)
         start = location & location_mask
         try:
-            if length > short:  # which a removal is, too
-                return careful(key, default)
             view = maps[location >> 40]
         except KeyError:
             return careful(key, default)
-        body = view[start + 16 : start + 48 + length]
-        # The stored hash and the key in one comparison, which a short read fails too.
-        if view[start : start + 32] != digest(body) + key:
+        value = view[start + 48 : start + 48 + length]
+        # The stored hash and the key in one comparison, which a value cut short fails too.
+        if view[start : start + 32] != digest(value) + key:
             return careful(key, default)
         if reach is not None:
             reach("read.after_copy")
         # T alone: while it stands the location is its own, or where the same record was moved to.
-        return body[32:] if words[(entry >> 3) + 2 + ring] == time else careful(key, default)
+        return value if time_words[(entry >> 3) + ring] == time else careful(key, default)
 
     return get
 
@@ -208,7 +217,8 @@ def read_many(
     present = (chosen > 0) & (slots >= 0)
     # A full ring without a revision <= S may have lost one, which only the careful path can tell.
     again = (chosen <= 0) & (slots >= 0) & (times[:, 3] != 0)
-    wanted = np.flatnonzero(present & (lengths != np.uint64(TOMBSTONE)))
+    again |= present & (lengths > np.uint64(MAPPED_READ_BYTES_MAX)) & (lengths != np.uint64(TOMBSTONE))
+    wanted = np.flatnonzero(present & (lengths <= np.uint64(MAPPED_READ_BYTES_MAX)))
     values: list[bytes | None] = [None] * len(keys)
     suspect = _copy(smallfiles, keys, wanted, locations, lengths, values)
     syncpoints.reach("read.after_copy")
@@ -250,15 +260,15 @@ def _copy(
         # copies below would each wait for their own.
         heads = words.take((starts >> 3)[:, None] + np.arange(5))
         good = (heads[:, 2:4] == key_words[rows]).all(axis=1) & (heads[:, 4] == lengths[rows])
-        bodies = [view[a:b] for a, b in zip((starts + 16).tolist(), ends.tolist(), strict=True)]
+        copies = [view[a:b] for a, b in zip((starts + 48).tolist(), ends.tolist(), strict=True)]
         if smallfiles.integrity:
-            digests = np.frombuffer(b"".join(map(xxh3_128_digest, bodies)), dtype=np.uint64).reshape(-1, 2)
+            digests = np.frombuffer(b"".join(map(xxh3_128_digest, copies)), dtype=np.uint64).reshape(-1, 2)
             good &= (heads[:, :2] == digests).all(axis=1)
         if len(rows) == len(values):
-            values[:] = [body[32:] for body in bodies]
+            values[:] = copies
         else:
-            for row, body in zip(rows.tolist(), bodies, strict=True):
-                values[row] = body[32:]
+            for row, value in zip(rows.tolist(), copies, strict=True):
+                values[row] = value
         if not good.all():
             suspect.extend(rows[~good].tolist())
     return suspect

@@ -5,8 +5,8 @@ The smallfiles are the truth; the index is a cache of them.
 
 from __future__ import annotations
 
+import errno
 import mmap
-import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,8 +24,11 @@ _NO_HASH: Final = bytes(layout.HASH_BYTES)
 _VALUE_TAG: Final = layout.KIND_VALUE << layout.KIND_SHIFT
 _REMOVAL_TAG: Final = layout.KIND_REMOVAL << layout.KIND_SHIFT
 _JOIN_BYTES_MAX: Final = 16 << 20  # larger extents are written piece by piece instead of copied together
-_CONCATENATE_BYTES_MAX: Final = 1 << 16  # larger values are hashed in two steps instead of copied
 _GROWTH_BYTES_MIN: Final = 1 << 20
+_MAPPED_STORE_BYTES_MAX: Final = 1 << 15
+MAPPED_READ_BYTES_MAX: Final = 1 << 16
+"""Longer values are read by a system call, which fails where a map would be SIGBUS."""
+READ_SLACK_BYTES: Final = MAPPED_READ_BYTES_MAX + layout.PAGE
 _GROWTH_BYTES_MAX: Final = 64 << 20
 VECTOR_MIN: Final = 24
 """From this many keys on the vectorised paths are the faster ones (measured by ``harness bench``)."""
@@ -58,12 +61,7 @@ def encode(keys: Sequence[bytes], values: Sequence[bytes | None], *, integrity: 
             size = len(value)
             tail = pack(key, size, _VALUE_TAG | i)
             lengths.append(size)
-        if not integrity:
-            digest = _NO_HASH
-        elif size <= _CONCATENATE_BYTES_MAX:
-            digest = xxh3_128_digest(tail + value)
-        else:
-            digest = _hash_long(tail, value)
+        digest = xxh3_128_digest(value) if integrity else _NO_HASH
         offsets.append(position)
         position += (size + 111) & -64  # layout.record_bytes, inlined
         pieces += (digest, tail, value, _PADDING[-(48 + size) & 63])
@@ -85,10 +83,8 @@ def _encode_many(keys: Sequence[bytes], values: Sequence[bytes | None], *, integ
     pieces: list[Buffer] = [b""] * (4 * count)
     if not integrity:
         pieces[0::4] = [_NO_HASH] * count
-    elif sizes.max() <= _CONCATENATE_BYTES_MAX:
-        pieces[0::4] = map(xxh3_128_digest, map(operator.add, tails, contents))
     else:
-        pieces[0::4] = map(_hash_long, tails, contents)  # type: ignore[arg-type]
+        pieces[0::4] = map(xxh3_128_digest, contents)  # type: ignore[arg-type]
     pieces[1::4] = tails
     pieces[2::4] = contents  # type: ignore[assignment]
     pieces[3::4] = map(_PADDING.__getitem__, (-(48 + sizes) & 63).tolist())
@@ -109,12 +105,6 @@ def _extent(pieces: list[Buffer], size: int, offsets: Integers, lengths: Integer
     return pieces, size, offsets, lengths, state.digest()
 
 
-def _hash_long(tail: bytes, content: Buffer) -> bytes:
-    state = xxh3_128(tail)
-    state.update(content)
-    return state.digest()
-
-
 class Appender:
     """The one writer of one smallfile: appends at ``tail``, through a map or with positional writes.
 
@@ -131,26 +121,39 @@ class Appender:
         self.allocated = tail
 
     def reserve(self, end: int) -> None:
-        """Make room up to byte ``end``. Raises StorageFullError, having changed nothing that matters."""
-        if end <= self.allocated:
+        """Make room up to byte ``end``. Raises StorageFullError, having changed nothing that matters.
+
+        Blocks are given in steps, and ``READ_SLACK_BYTES`` more than asked for: a reader that loaded a location
+        and a length which do not belong together may look so far behind the last record, and in a file without
+        blocks that would be SIGBUS where the file system is full. The file's length doubles, so that readers
+        have to map it again only now and then.
+        """
+        if end <= self.allocated - READ_SLACK_BYTES:
             return
+        wanted = end + READ_SLACK_BYTES
+        if wanted > layout.SMALLFILE_BYTES_MAX:
+            raise StorageFullError(str(self.path), wanted - self.allocated, errno.EFBIG)
         begin = self.allocated & -layout.PAGE
         step = min(max(begin, _GROWTH_BYTES_MIN), _GROWTH_BYTES_MAX)
-        size = (max(end, begin + step) + layout.PAGE - 1) & -layout.PAGE
+        size = (max(wanted, begin + step) + layout.PAGE - 1) & -layout.PAGE
         syncpoints.reach("prepare.before_extend")
         try:
             files.allocate(self.fd, begin, size - begin, self.path)
         except StorageFullError:
-            size = (end + layout.PAGE - 1) & -layout.PAGE  # the last blocks of a nearly full disk
+            size = (wanted + layout.PAGE - 1) & -layout.PAGE  # the last blocks of a nearly full disk
             files.allocate(self.fd, begin, size - begin, self.path)
         self.allocated = size
-        if self._mapped:
-            self._map = files.map_file(self.fd, write=True, length=size)
+        length = max(_GROWTH_BYTES_MIN, 1 << (size - 1).bit_length())
+        files.lengthen(self.fd, length)
+        if self._mapped and (self._map is None or len(self._map) < size):
+            self._map = files.map_file(self.fd, write=True)
         syncpoints.reach("prepare.after_extend")
 
     def store(self, offset: int, pieces: Sequence[Buffer]) -> None:
-        """Write ``pieces`` at ``offset``, within what was reserved."""
-        if self._map is None:
+        """Write ``pieces`` at ``offset``, within what was reserved. What is long is written by a system call
+        in any case: a map would take a fault for every new page of it.
+        """
+        if self._map is None or len(pieces[0]) > _MAPPED_STORE_BYTES_MAX:
             files.write_at(self.fd, offset, pieces, self.path)
             return
         for piece in pieces:
@@ -201,7 +204,7 @@ class Smallfiles:
         """Up to ``length`` bytes of a smallfile, fewer where it ends. Raises CorruptedStoreError if it is
         not there or belongs to another store.
         """
-        if self.mapped:
+        if self.mapped and length <= MAPPED_READ_BYTES_MAX + layout.RECORD_HEADER_BYTES:
             view = self.maps.get(file_id)
             if view is not None:
                 data = view[offset : offset + length]
@@ -217,13 +220,12 @@ class Smallfiles:
         whether it was overtaken or the file is damaged.
         """
         record = self.read(location >> layout.LOCATION_SHIFT, location & layout.LOCATION_MASK, length + 48)
-        if self.integrity:
-            body = record[16:] if length < 4096 else memoryview(record)[16:]
-            if xxh3_128_digest(body) != record[:16] or record[16:32] != key or len(record) != length + 48:
-                return None
-        elif len(record) != length + 48 or layout.RECORD_TAIL.unpack_from(record, 16)[:2] != (key, length):
+        if len(record) != length + 48 or layout.RECORD_TAIL.unpack_from(record, 16)[:2] != (key, length):
             return None
-        return record[48:]
+        value = record[48:]
+        if self.integrity and xxh3_128_digest(value) != record[:16]:
+            return None
+        return value
 
     def words(self, file_id: int, end: int) -> tuple[mmap.mmap, Words]:
         """A map of the smallfile that covers byte ``end``, and its 8-byte words. For vectorised reads;
@@ -231,7 +233,8 @@ class Smallfiles:
         """
         pair = self._words.get(file_id)
         if pair is None or len(pair[0]) < end:
-            view = self._remap(file_id)
+            known = self.maps.get(file_id)
+            view = known if known is not None and len(known) >= end else self._remap(file_id)
             if len(view) < end:
                 raise CorruptedStoreError(
                     f"the smallfile ends at byte {len(view)}, before data that the index points to",

@@ -147,8 +147,7 @@ class Writer:
         extent = encode(keys, values, integrity=self.integrity)
         tail, appender = words[self.tail_word], self.appender
         end = tail + extent[1] + COMMIT_BYTES
-        if end > appender.allocated:
-            appender.reserve(end)
+        appender.reserve(end)
         reach("prepare.before_append", (appender.store_prefix, tail, extent[0]))
         appender.store(tail, extent[0])
         reach("prepare.after_append")
@@ -185,8 +184,9 @@ class Writer:
         else:
             located = index.locate(keys)
             added = int((located[0] < 0).sum())
-            _, alive = index.newest_many(*located)
-            live = len(values) - values.count(None) - int(alive.sum())
+            live = len(values) - values.count(None)
+            if added < len(keys):
+                live -= int(index.newest_many(*located)[1].sum())
         used = words[layout.H_ENTRIES_USED]
         if added and used + added > index.capacity:
             raise IndexFullError(index.capacity, used, added)

@@ -24,7 +24,8 @@ def le(*words: int) -> bytes:
 def record(key: bytes, length: int, tag: int, value: bytes, *, hashed: bool = True) -> bytes:
     """A record by hand: hash, key, length, tag, value, and zeros up to 64 bytes."""
     body = key + le(length, tag) + value
-    whole = (xxh3_128_digest(body) if hashed else bytes(16)) + body
+    covered = body if tag >> 56 == 3 else value
+    whole = (xxh3_128_digest(covered) if hashed else bytes(16)) + body
     return whole + bytes(-len(whole) % 64)
 
 
