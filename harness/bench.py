@@ -209,7 +209,7 @@ def judge(rows: Sequence[Row]) -> Outcome:
     return Outcome.UNKNOWN if None in met or not met else Outcome.OK
 
 
-def load(work: Work, contenders: Sequence[Engine], step: Step) -> Row:
+def load(work: Work, contenders: Sequence[Engine], place: Path, step: Step) -> Row:
     """Put every key into the empty stores, slice by slice, and compare a sample of what is in them then."""
     rates: dict[str, list[float]] = {each.name: [] for each in contenders}
     size = -(-len(work.keys) // _SLICES)
@@ -217,6 +217,7 @@ def load(work: Work, contenders: Sequence[Engine], step: Step) -> Row:
         pairs = work.pairs(work.keys[first : first + size].tolist())
         chunks = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
         for each in rotated(contenders, turn):
+            engines.touch_memory(place)
             rates[each.name].append(timed(each.put_many, chunks, float("inf")))
         _expect(contenders, chunks[0])
         step(f"load {work.value_bytes} B")
@@ -243,7 +244,9 @@ def _expect(contenders: Sequence[Engine], pairs: list[tuple[bytes, bytes]]) -> N
             )
 
 
-def populated(settings: Settings, work: Work, contenders: Sequence[Engine], step: Step) -> list[Row]:
+def populated(
+    settings: Settings, work: Work, contenders: Sequence[Engine], place: Path, step: Step
+) -> list[Row]:
     """The interleaved rounds on the loaded stores."""
     warm_up(work, contenders)
     rates: dict[str, dict[str, list[float]]] = {
@@ -253,6 +256,8 @@ def populated(settings: Settings, work: Work, contenders: Sequence[Engine], step
         for cell in CELLS:
             chunks = work.chunks(cell, min(cell.keys_max, settings.keys))
             for each in rotated(contenders, turn):
+                if "put" in cell.name:
+                    engines.touch_memory(place)
                 rate = timed(getattr(each, cell.method), chunks, settings.cell_seconds)
                 rates[cell.name][each.name].append(rate)
             step(f"{cell.name} {work.value_bytes} B")
@@ -299,8 +304,8 @@ def _conduct(settings: Settings, directory: Path | None, step: Step) -> Result:
                     stack.callback(each.close)
                     contenders.append(each)
                     descriptions[engine.name] = each.description
-                rows.append(load(work, contenders, step))
-                rows += populated(settings, work, contenders, step)
+                rows.append(load(work, contenders, place, step))
+                rows += populated(settings, work, contenders, place, step)
             shutil.rmtree(place)
         hand = []
         for engine in present:

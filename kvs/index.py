@@ -24,7 +24,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 from kvs import files, layout, syncpoints
 from kvs.errors import CorruptedStoreError, SnapshotTooOldError, UnknownStoreError
 from kvs.layout import BUSY, E_PLACE, E_TIME, ENTRY_WORDS, TOMBSTONE
-from kvs.locks import Held
+from kvs.locks import COMMIT, Held
 from kvs.smallfile import VECTOR_MIN, Integers, Words
 
 Slots = npt.NDArray[np.int64]
@@ -255,7 +255,7 @@ class Index:
         may be done again after a death at any store, by anyone. Afterwards every revision is whole.
         ``located`` is what ``locate`` returned for these keys since COMMIT was taken, if it was asked.
         """
-        assert held.range.name == "COMMIT"
+        assert held.range is COMMIT
         if len(keys) < VECTOR_MIN:
             for i, key in enumerate(keys):
                 self._publish_one(time, key, locations[i], lengths[i])

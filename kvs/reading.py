@@ -7,6 +7,7 @@ also shows that no newer revision <= S was missed: it would have been overwritte
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from kvs.smallfile import MAPPED_READ_BYTES_MAX, VECTOR_MIN, Smallfiles, Words
 
 Get = Callable[..., Any]
 """``get(key, default=None)``."""
+_FLAT_BYTES_MAX: Final = 1 << 13
 _HASHES: Final = (xxh3_64_intdigest, xxh3_128_digest)
 
 
@@ -54,6 +56,16 @@ def read_current(index: Index, smallfiles: Smallfiles, key: bytes) -> tuple[int,
             continue
 
 
+class _Formats(dict[int, Callable[[Any, int], tuple[Any, ...]]]):
+    """By the length of a value: the function that takes stored hash, key and value out of a record at once."""
+
+    def __missing__(self, length: int) -> Callable[[Any, int], tuple[Any, ...]]:
+        if length > _FLAT_BYTES_MAX:  # which a removal is, too
+            raise KeyError(length)
+        unpack = self[length] = struct.Struct(f"@16s16s16x{length}s").unpack_from
+        return unpack
+
+
 def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
     """``read_current(...)[1]`` as one flat function: a get is so short that calls and named tuples would be
     most of it. Whatever is out of the ordinary (a long value, a removal, a file not mapped yet, a revision
@@ -64,20 +76,15 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
     reach = syncpoints.hook
     if not (smallfiles.mapped and smallfiles.integrity):
         return _careful_getter(index, smallfiles, normalise)
-    index_map, words, maps, short = index.map, index.words, smallfiles.maps, MAPPED_READ_BYTES_MAX
-    mask, entries, visible, location_mask = (
-        index.mask << 7,
-        index.entries,
-        index.visible_word,
-        layout.LOCATION_MASK,
-    )
+    words, maps, mask, visible = index.words, smallfiles.maps, index.mask << 7, index.visible_word
+    table = memoryview(index.map)[index.entries :]  # so that a masked hash is an offset in it
+    time_words = table.cast("Q")[E_TIME:]  # and an entry's first word the index of its first T
     head, pair, first_pair = (
         layout.ENTRY_FIRST.unpack_from,
         layout.ENTRY_PLACE.unpack_from,
         8 * layout.E_PLACE,
     )
-    slot_hash, digest = _HASHES
-    time_words = words[E_TIME:]  # so that an entry's first word is the index of its first T
+    slot_hash, digest, location_mask, formats = *_HASHES, layout.LOCATION_MASK, _Formats()
 
     def careful(key: Any, default: Any) -> Any:
         value = read_current(index, smallfiles, normalise(key))[1]
@@ -86,15 +93,15 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
     def get(key: Any, default: Any = None) -> Any:
         snapshot = words[visible]
         try:
-            entry = entries + (slot_hash(key) & mask)
+            entry = slot_hash(key) & mask
         except TypeError:
             return careful(key, default)  # an int or a UUID
-        found, time, t1, t2, t3, location, length = head(index_map, entry)
+        found, time, t1, t2, t3, location, length = head(table, entry)
         while found != key:
             if not time:
                 return default if type(key) is bytes and len(key) == 16 else careful(key, default)
-            entry = entries + ((entry - entries + 128) & mask)
-            found, time, t1, t2, t3, location, length = head(index_map, entry)
+            entry = (entry + 128) & mask
+            found, time, t1, t2, t3, location, length = head(table, entry)
         ring = 0
         if t1:  # a ring is used from its first place on
             if not t2:
@@ -110,19 +117,14 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
         if reach is not None:
             reach("read.after_times")
         if ring or reach is not None:
-            location, length = pair(index_map, entry + first_pair + (ring << 4))
+            location, length = pair(table, entry + first_pair + (ring << 4))
         if reach is not None:
             reach("read.after_location")
-        if length > short:  # which a removal is, too
-            return careful(key, default)
-        start = location & location_mask
         try:
-            view = maps[location >> 40]
-        except KeyError:
+            stored, owner, value = formats[length](maps[location >> 40], location & location_mask)
+        except (KeyError, struct.error):  # a long value or a removal; not mapped yet, or beyond the map
             return careful(key, default)
-        value = view[start + 48 : start + 48 + length]
-        # The stored hash and the key in one comparison, which a value cut short fails too.
-        if view[start : start + 32] != digest(value) + key:
+        if stored != digest(value) or owner != key:
             return careful(key, default)
         if reach is not None:
             reach("read.after_copy")

@@ -11,7 +11,7 @@ from kvs import layout, syncpoints
 from kvs.errors import CorruptedStoreError
 from kvs.index import Index
 from kvs.layout import Commit
-from kvs.locks import Held
+from kvs.locks import COMMIT, Held
 from kvs.smallfile import Smallfiles
 
 
@@ -96,7 +96,7 @@ def extent(smallfiles: Smallfiles, file_id: int, commit: Commit) -> tuple[list[b
 
 def show(held: Held, index: Index, time: int) -> None:
     """Make transaction ``time`` visible: C (and D in a durable store, where C alone shows nothing) = T."""
-    assert held.range.name == "COMMIT"
+    assert held.range is COMMIT
     words = index.words
     words[layout.H_COMMITTED] = time
     syncpoints.reach("commit.after_visible")
@@ -107,7 +107,7 @@ def show(held: Held, index: Index, time: int) -> None:
 
 def account(held: Held, index: Index, slot: int, tail: int, keys_live: int, entries_used: int) -> None:
     """Store the writer's tail and the counters, all absolute, so that this too may be done again."""
-    assert held.range.name == "COMMIT"
+    assert held.range is COMMIT
     words = index.words
     words[layout.writer_word(slot) + layout.W_TAIL] = tail
     syncpoints.reach("commit.after_tail")

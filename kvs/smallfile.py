@@ -119,6 +119,8 @@ class Appender:
         self._map: mmap.mmap | None = None
         # Up to the tail the blocks are real; behind it a dead owner may have been promised what it never got.
         self.allocated = tail
+        self.room = 0
+        """Up to here there is nothing to reserve."""
 
     def reserve(self, end: int) -> None:
         """Make room up to byte ``end``. Raises StorageFullError, having changed nothing that matters.
@@ -128,8 +130,6 @@ class Appender:
         blocks that would be SIGBUS where the file system is full. The file's length doubles, so that readers
         have to map it again only now and then.
         """
-        if end <= self.allocated - READ_SLACK_BYTES:
-            return
         wanted = end + READ_SLACK_BYTES
         if wanted > layout.SMALLFILE_BYTES_MAX:
             raise StorageFullError(str(self.path), wanted - self.allocated, errno.EFBIG)
@@ -143,6 +143,7 @@ class Appender:
             size = (wanted + layout.PAGE - 1) & -layout.PAGE  # the last blocks of a nearly full disk
             files.allocate(self.fd, begin, size - begin, self.path)
         self.allocated = size
+        self.room = size - READ_SLACK_BYTES
         length = max(_GROWTH_BYTES_MIN, 1 << (size - 1).bit_length())
         files.lengthen(self.fd, length)
         if self._mapped and (self._map is None or len(self._map) < size):

@@ -146,8 +146,10 @@ class Store(MutableMapping[Any, bytes]):
     def __setitem__(self, key: Any, value: Data) -> None:
         name = key if type(key) is bytes and len(key) == 16 else normalise(key)
         data = value if type(value) is bytes else bytes(value)
-        self._check_value(name, data)
-        self._usable_writer().commit({name: data}, {})
+        if len(data) > layout.VALUE_BYTES_MAX or self._content_addressed:
+            self._check_value(name, data)
+        writer = self._writer or self._usable_writer()
+        writer.commit([name], [data], {})
 
     def __delitem__(self, key: Any) -> None:
         name = normalise(key)
@@ -175,7 +177,7 @@ class Store(MutableMapping[Any, bytes]):
             for name, data in zip(names, contents, strict=True):
                 self._check_value(name, data)
         writer = self._usable_writer()
-        return writer.commit(changes, {}) if changes else None
+        return writer.commit(list(changes), list(changes.values()), {}) if changes else None
 
     def transaction(self, isolation: Isolation = "serializable") -> Transaction:
         """Begin an optimistic transaction. ``serializable`` validates everything that was fetched,

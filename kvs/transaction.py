@@ -61,15 +61,17 @@ class Writer:
         self.tail_word = layout.writer_word(slot) + layout.W_TAIL
         self.failure: DurabilityError | None = None
 
-    def commit(self, changes: Mapping[bytes, bytes | None], expected: Mapping[bytes, int]) -> int:
-        """Write ``changes`` (``None`` removes) as one transaction if every key of ``expected`` still has that
-        base revision (0: never written). Returns its T; everything acknowledged is then visible to all.
+    def commit(
+        self, keys: Sequence[bytes], values: Sequence[bytes | None], expected: Mapping[bytes, int]
+    ) -> int:
+        """Write ``values`` (``None`` removes) to ``keys``, which differ, as one transaction, if every key of
+        ``expected`` still has that base revision (0: never written). Returns its T; everything acknowledged is
+        then visible to all.
 
         Raises:
             TransactionLimitError, TransactionAbortedError, IndexFullError, StorageFullError,
             LockTimeoutError, DurabilityError: nothing was committed.
         """
-        keys, values = list(changes), list(changes.values())
         if len(keys) > layout.KEYS_MAX:
             raise TransactionLimitError(len(keys), layout.KEYS_MAX)
         reach, index, words = syncpoints.reach, self.index, self.index.words
@@ -147,7 +149,8 @@ class Writer:
         extent = encode(keys, values, integrity=self.integrity)
         tail, appender = words[self.tail_word], self.appender
         end = tail + extent[1] + COMMIT_BYTES
-        appender.reserve(end)
+        if end > appender.room:
+            appender.reserve(end)
         reach("prepare.before_append", (appender.store_prefix, tail, extent[0]))
         appender.store(tail, extent[0])
         reach("prepare.after_append")
@@ -355,7 +358,9 @@ class Transaction:
             expected = self._bases
         else:
             expected = {key: base for key, base in self._bases.items() if key in self._changes}
-        self.transaction_counter = self._writer().commit(self._changes, expected)
+        self.transaction_counter = self._writer().commit(
+            list(self._changes), list(self._changes.values()), expected
+        )
         return self.transaction_counter
 
     def abort(self) -> None:
