@@ -217,7 +217,7 @@ def load(work: Work, contenders: Sequence[Engine], place: Path, step: Step) -> R
         pairs = work.pairs(work.keys[first : first + size].tolist())
         chunks = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
         for each in rotated(contenders, turn):
-            engines.touch_memory(place)
+            engines.touch_memory(place, len(pairs) * (work.value_bytes + 192))
             rates[each.name].append(timed(each.put_many, chunks, float("inf")))
         _expect(contenders, chunks[0])
         step(f"load {work.value_bytes} B")
@@ -257,7 +257,7 @@ def populated(
             chunks = work.chunks(cell, min(cell.keys_max, settings.keys))
             for each in rotated(contenders, turn):
                 if "put" in cell.name:
-                    engines.touch_memory(place)
+                    engines.touch_memory(place, sum(map(len, chunks)) * (work.value_bytes + 192))
                 rate = timed(getattr(each, cell.method), chunks, settings.cell_seconds)
                 rates[cell.name][each.name].append(rate)
             step(f"{cell.name} {work.value_bytes} B")

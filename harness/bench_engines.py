@@ -243,8 +243,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def touch_memory(directory: Path) -> None:
-    """Write 96 MiB beside the stores and free them again, before a timed section that will need new pages.
+def touch_memory(directory: Path, needed_bytes: int) -> None:
+    """Write more than ``needed_bytes`` (96 MiB at most) beside the stores and free them again, before a timed section
+    that will need new pages.
 
     A hypervisor takes free memory back from its guest, and whoever writes to such a page next waits for it: 11 us
     a page were seen, ten times as long as the write itself, for whichever engine came first. What was freed a
@@ -254,7 +255,7 @@ def touch_memory(directory: Path) -> None:
     megabyte = bytes(1 << 20)
     try:
         with ballast.open("wb", buffering=0) as file:
-            for _ in range(96):
+            for _ in range(min(96, 1 + (3 * needed_bytes >> 20))):
                 file.write(megabyte)
     finally:
         ballast.unlink(missing_ok=True)

@@ -167,25 +167,25 @@ def test_the_ratio_is_the_median_of_the_rounds_and_not_the_ratio_of_medians() ->
     assert row.medians == {"kvs": 9.0, "LMDB": 3.0}
 
 
-def test_every_engine_gets_the_same_work() -> None:
+def test_every_engine_gets_the_same_work(tmp_path: Path) -> None:
     ours, peer = Remembering(), Peer()
     work = bench.Work(SMALL, 16)
-    bench.load(work, [ours, peer], lambda _: None)
+    bench.load(work, [ours, peer], tmp_path, lambda _: None)
     assert ours.calls == peer.calls
     assert len(ours.held) == SMALL.keys
     ours.calls.clear()
     peer.calls.clear()
     rows = bench.populated(
-        bench.Settings(keys=2048, rounds=1, cell_seconds=60), work, [ours, peer], lambda _: None
+        bench.Settings(keys=2048, rounds=1, cell_seconds=60), work, [ours, peer], tmp_path, lambda _: None
     )
     assert ours.calls == peer.calls
     assert [row.cell for row in rows] == [cell.name for cell in bench.CELLS]
     assert {name for name, _ in ours.calls} == {cell.method for cell in bench.CELLS}
 
 
-def test_an_engine_that_forgets_stops_the_benchmark() -> None:
+def test_an_engine_that_forgets_stops_the_benchmark(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="LMDB does not return what was put into it"):
-        bench.load(bench.Work(SMALL, 16), [Remembering(), Peer(forgets=True)], lambda _: None)
+        bench.load(bench.Work(SMALL, 16), [Remembering(), Peer(forgets=True)], tmp_path, lambda _: None)
 
 
 def test_engines_take_turns_to_be_first() -> None:

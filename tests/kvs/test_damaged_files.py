@@ -13,13 +13,14 @@ from tests.kvs.damage import FIRST_RECORD, SMALL, all_bytes, flip, words_of
 
 INDEX = layout.index_name(0)
 VALUE = b"a value of some bytes"
+FIRST_VALUE = b"the first record of 00000.small"
 
 
 @pytest.fixture
 def damaged(store_dir: Path) -> Path:
     """A closed store with 40 keys in one transaction, and an older one; a test damages it."""
     with kvs.open(store_dir, "n", index_capacity=500) as store:
-        store[0] = b"the first record of 00000.small"
+        store[0] = FIRST_VALUE
         store.put_many(dict.fromkeys(range(1, 41), VALUE))
     return store_dir
 
@@ -242,9 +243,9 @@ def test_without_integrity_a_flipped_bit_in_a_value_is_found_by_verify_only(stor
 
 @pytest.mark.parametrize("offset", [0, 20, 40, 64, 127])
 def test_a_damaged_commit_record_is_found_by_verify(damaged: Path, offset: int) -> None:
-    record = FIRST_RECORD + layout.record_bytes(len(b"the first record of 00000.small"))
+    record = FIRST_RECORD + layout.record_bytes(len(FIRST_VALUE))
     flip(damaged / SMALL, record + offset)
     with kvs.open(damaged) as store:
-        assert store.get_many([0, 1]) == [b"the first record of 00000.small", VALUE]
+        assert store.get_many([0, 1]) == [FIRST_VALUE, VALUE]
         findings = {finding.invariant for finding in store.verify()}
     assert findings == {"log.extent_whole", "log.time_dense"}
