@@ -9,6 +9,7 @@ import signal
 import struct
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -241,3 +242,16 @@ def test_eight_writers_hand_the_lock_over(store_dir: Path) -> None:
     with kvs.open(store_dir) as store:
         assert store.stat()["transactions"] == sum(count for count, _ in answers)
         assert store.verify() == []
+
+
+def test_a_wait_of_many_tries_does_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A campaign's pauses kept one waiter at the lock for 1,750 tries: the growing step was a power that no float
+    holds, and opening the store died of OverflowError instead of waiting on.
+    """
+    slept: list[float] = []
+    monkeypatch.setattr(syncpoints, "time", SimpleNamespace(sleep=slept.append))
+    for attempt in (2, 3, 11, 12, 1_750, 10**6):
+        syncpoints.wait("COMMIT", attempt)
+    assert slept == sorted(slept)
+    assert slept[0] == pytest.approx(20e-6)
+    assert slept[-1] == 1e-3
