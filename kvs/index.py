@@ -249,22 +249,25 @@ class Index:
         keys: Sequence[bytes],
         locations: Integers,
         lengths: Integers,
-        located: Located | None = None,
+        located: Located | list[int] | None = None,
     ) -> None:
         """Store one revision at T = ``time`` for each key; keys that already hold it are left alone, so this
         may be done again after a death at any store, by anyone. Afterwards every revision is whole.
-        ``located`` is what ``locate`` returned for these keys since COMMIT was taken, if it was asked.
+        ``located`` is what ``locate`` (``probe`` for each of a few) returned for these keys since COMMIT was taken.
         """
         assert held.range is COMMIT
         if len(keys) < VECTOR_MIN:
             for i, key in enumerate(keys):
-                self._publish_one(time, key, locations[i], lengths[i])
+                known = located[i] if isinstance(located, list) else -1
+                self._publish_one(time, key, locations[i], lengths[i], known)
         else:
-            self._publish_many(time, keys, locations, lengths, *(located or self.locate(keys)))
+            slots, heads = located if isinstance(located, tuple) else self.locate(keys)
+            self._publish_many(time, keys, locations, lengths, slots, heads)
 
-    def _publish_one(self, time: int, key: bytes, location: int, length: int) -> None:
+    def _publish_one(self, time: int, key: bytes, location: int, length: int, known: int) -> None:
         reach, words = syncpoints.reach, self.words
-        word = self.probe(key)
+        # An empty entry that a probe found before may have been taken by another key of this transaction.
+        word = known if known >= 0 else self.probe(key)
         if word < 0:
             word = ~word
             reach("publish.before_key")

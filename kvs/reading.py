@@ -56,16 +56,6 @@ def read_current(index: Index, smallfiles: Smallfiles, key: bytes) -> tuple[int,
             continue
 
 
-class _Formats(dict[int, Callable[[Any, int], tuple[Any, ...]]]):
-    """By the length of a value: the function that takes stored hash, key and value out of a record at once."""
-
-    def __missing__(self, length: int) -> Callable[[Any, int], tuple[Any, ...]]:
-        if length > _FLAT_BYTES_MAX:  # which a removal is, too
-            raise KeyError(length)
-        unpack = self[length] = struct.Struct(f"@16s16s16x{length}s").unpack_from
-        return unpack
-
-
 def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
     """``read_current(...)[1]`` as one flat function: a get is so short that calls and named tuples would be
     most of it. Whatever is out of the ordinary (a long value, a removal, a file not mapped yet, a revision
@@ -74,21 +64,16 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
     its sync points cost nothing where nobody listens.
     """
     reach = syncpoints.hook
+    careful = _careful_getter(index, smallfiles, normalise)
     if not (smallfiles.mapped and smallfiles.integrity):
-        return _careful_getter(index, smallfiles, normalise)
+        return careful
     words, maps, mask, visible = index.words, smallfiles.maps, index.mask << 7, index.visible_word
     table = memoryview(index.map)[index.entries :]  # so that a masked hash is an offset in it
     time_words = table.cast("Q")[E_TIME:]  # and an entry's first word the index of its first T
-    head, pair, first_pair = (
-        layout.ENTRY_FIRST.unpack_from,
-        layout.ENTRY_PLACE.unpack_from,
-        8 * layout.E_PLACE,
-    )
-    slot_hash, digest, location_mask, formats = *_HASHES, layout.LOCATION_MASK, _Formats()
-
-    def careful(key: Any, default: Any) -> Any:
-        value = read_current(index, smallfiles, normalise(key))[1]
-        return default if value is None else value
+    head, pair = layout.ENTRY_FIRST.unpack_from, layout.ENTRY_PLACE.unpack_from
+    first_pair = 8 * layout.E_PLACE
+    slot_hash, digest, location_mask = *_HASHES, layout.LOCATION_MASK
+    formats: dict[int, Callable[[Any, int], tuple[Any, ...]]] = {}  # by length: hash, key, value of a record
 
     def get(key: Any, default: Any = None) -> Any:
         snapshot = words[visible]
@@ -122,7 +107,12 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
             reach("read.after_location")
         try:
             stored, owner, value = formats[length](maps[location >> 40], location & location_mask)
-        except (KeyError, struct.error):  # a long value or a removal; not mapped yet, or beyond the map
+        except (
+            KeyError,
+            struct.error,
+        ):  # a new length, a long value or a removal; not mapped yet; beyond the map
+            if length <= _FLAT_BYTES_MAX and length not in formats:
+                formats[length] = struct.Struct(f"@16s16s16x{length}s").unpack_from
             return careful(key, default)
         if stored != digest(value) or owner != key:
             return careful(key, default)

@@ -165,19 +165,19 @@ class Writer:
 
     def _validate(
         self, held: Held, keys: Sequence[bytes], values: Sequence[bytes | None], expected: Mapping[bytes, int]
-    ) -> tuple[int, int, int, Located | None]:
+    ) -> tuple[int, int, int, Located | list[int]]:
         """Step 3: every fetched key still has its base revision, and the new keys have room. Returns T of
-        the commit, the counters ``keys_live`` and ``entries_used`` after it, and where many keys' entries are.
+        the commit, the counters ``keys_live`` and ``entries_used`` after it, and where the keys' entries are.
         """
         assert held.range is COMMIT
         index, words = self.index, self.index.words
         if expected:
             check_bases(index, expected)
-        located = None
+        located: Located | list[int]
         if len(keys) < VECTOR_MIN:
             added = live = 0
-            for i, key in enumerate(keys):
-                word = index.probe(key)
+            located = [index.probe(key) for key in keys]
+            for i, word in enumerate(located):
                 if word < 0:
                     added += 1
                 elif index.newest(word)[1] != layout.TOMBSTONE:
@@ -229,7 +229,13 @@ class Writer:
             reach("record.after_sync")
 
     def _publish(
-        self, held: Held, time: int, tail: int, keys: Sequence[bytes], extent: Extent, located: Located | None
+        self,
+        held: Held,
+        time: int,
+        tail: int,
+        keys: Sequence[bytes],
+        extent: Extent,
+        located: Located | list[int],
     ) -> None:
         """Step 6: store every revision. Nobody sees any of them before step 7."""
         base = layout.pack_location(self.file_id, tail)
