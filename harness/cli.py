@@ -26,12 +26,21 @@ from rich.text import Text
 from harness import bench, engines
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, WORKLOADS, Plan
+from harness.verdict import Outcome
 
 if TYPE_CHECKING:
     from harness.supervisor import Status
 
 _INTERRUPTED: Final = 130
 _FAILED: Final = HarnessError.exit_code
+_MISSED: Final = {
+    (Outcome.VIOLATION, Outcome.OK): "ESCAPED",
+    (Outcome.VIOLATION, Outcome.UNKNOWN): "ESCAPED",
+    (Outcome.VIOLATION, Outcome.VIOLATION): "TOO LATE",
+    (Outcome.OK, Outcome.VIOLATION): "BLAMED",
+    (Outcome.OK, Outcome.UNKNOWN): "NOT SHOWN",
+}
+"""What a trial of the selftest is called that did not end as it must, by what was expected and what came."""
 
 
 def _example(command: str) -> str:
@@ -201,11 +210,7 @@ def selftest(only: str, blind: str, clean_seconds: float, seed: int, out: Path |
     for heading in ("trial", "verdict", "seconds", "found by", ""):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for trial in done:
-        mark = (
-            Text("ok", "green")
-            if trial.passed
-            else Text("ESCAPED" if trial.name != "clean" else "BLAMED", "red")
-        )
+        mark = Text("ok", "green") if trial.passed else Text(_MISSED[trial.expected, trial.outcome], "red")
         found_by = ", ".join(trial.found_by) if trial.name != "clean" or not trial.passed else ""
         table.add_row(trial.name, str(trial.outcome), f"{trial.seconds:.1f}", found_by, mark)
     Console().print(table)
