@@ -25,7 +25,7 @@ from harness import engines, workloads
 from harness.board import Board
 from harness.engines.base import Engine
 from harness.errors import HarnessError, UsageError
-from harness.plan import FAULTS, Plan
+from harness.plan import FAULTS, Limits, Plan
 from harness.supervisor import Status, Supervisor
 from harness.verdict import Outcome
 from harness.worker import Scene
@@ -128,7 +128,7 @@ def carry_out(
     try:
         scene = Scene(plan, engine, loads, board, store, run_dir)
         _save(run_dir / "plan.json", plan)
-        _save(run_dir / "environment.json", environment(engine, store, command))
+        _save(run_dir / "environment.json", environment(engine, store, command) | _promise(engine, plan))
         supervisor = Supervisor(scene, show)
         supervisor.run()
     except BaseException:
@@ -153,9 +153,14 @@ def environment(engine: Engine, store: Path, command: str) -> dict[str, str]:
         "threads_before_fork": str(len(list(Path("/proc/self/task").iterdir()))),
     }
     facts.update({f"version_{name}": version for name, version in engine.versions().items()})
-    if engine.stall_s is not None:
-        facts["stall_s"] = str(engine.stall_s)
     return facts
+
+
+def _promise(engine: Engine, plan: Plan) -> dict[str, str]:
+    """The longest stall that the engine promises, unless the plan says another one than the default."""
+    if engine.stall_s is None or plan.limits.stall_s != Limits().stall_s:
+        return {}
+    return {"stall_s": str(engine.stall_s)}
 
 
 def _volume_of(board: Board) -> Callable[[], float]:

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from harness import bench, engines
 from harness.errors import HarnessError, UsageError
-from harness.plan import FAULTS, WORKLOADS, Plan
+from harness.plan import FAULTS, WORKLOADS, Limits, Plan
 from harness.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ def cli() -> None:
 @click.option(
     "--store-dir", type=click.Path(path_type=Path, file_okay=False), help="Parent of the store's directory."
 )
+@click.option(
+    "--stall-s",
+    type=click.FloatRange(0, min_open=True),
+    help="Longest time that survivors may go without a commit.  [default: what the engine promises, else 1]",
+)
 @click.option("--bug", default="", help="Plant a known bug in kvs first, to see what a failure looks like.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def run(
@@ -85,6 +90,7 @@ def run(
     faults: str,
     out: Path | None,
     store_dir: Path | None,
+    stall_s: float | None,
     bug: str,
     as_json: bool,
 ) -> int:
@@ -106,6 +112,7 @@ def run(
         readers=readers,
         auditors=auditors,
         seconds=seconds,
+        limits=Limits() if stall_s is None else Limits(stall_s=stall_s),
         bug=bug,
     )
     with _Progress() as progress:
