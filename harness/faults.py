@@ -29,6 +29,8 @@ PAUSE_S: Final = (0.020, 0.150)
 READ_PAUSE_S: Final = (0.030, 0.300)
 """...and one that stands between two steps of a read after one between these: nobody waits for it, and what
 it was reading should have been overwritten several times meanwhile."""
+_READ_PAUSES_MAX: Final = 30
+"""A reader that carries a pause is stopped one more time than this in its life."""
 _PAUSES_PER_S: Final = 1.5
 _KILL_ALL_EVERY_S: Final = (1.2, 2.8)
 """Everybody is killed at once after a time between these."""
@@ -129,23 +131,26 @@ def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
         return lambda point, _=None: reach(codes[point])
     target = codes[fault.point]
     left = fault.hit
-    # A lock holder is stopped once; a reader again and again, since nobody waits for it.
-    again = fault.hit if fault.kind == "pause-point" and not may_hold_lock(fault.point) else 0
-    number = signal.SIGKILL if fault.kind == "kill-point" else signal.SIGSTOP
+    pausing = fault.kind == "pause-point"
+    number = signal.SIGSTOP if pausing else signal.SIGKILL
+    # A lock holder is stopped once; a reader again and again, since nobody waits for it, but neither for ever nor
+    # once everybody is to leave: an audit comes by thousands of times.
+    again = _READ_PAUSES_MAX if pausing and not may_hold_lock(fault.point) else 0
 
     def hook(point: str, tear: Tear | None = None) -> None:
-        nonlocal left
+        nonlocal again, left
         code = codes[point]
         reach(code)
         if code == target:
             left -= 1
-            if left == 0:
+            if left == 0 and not (pausing and board.stop):
                 slot.stand(time.monotonic_ns())
                 if tear is not None and fault.torn:
                     tear(fault.torn)
                 os.kill(os.getpid(), number)
                 slot.leave()
-                left = again
+                again -= 1
+                left = fault.hit if again >= 0 else 0
 
     return hook
 

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from harness import faults
 from harness.board import Board
 from harness.faults import NO_FAULT, Dealer, Fault, Seen, hook_for, may_hold_lock
 from harness.plan import FAULTS, Limits
@@ -87,6 +88,30 @@ def test_a_pause_point_stops_and_goes_on_when_it_is_continued() -> None:
         victim.send_signal(signal.SIGCONT)
         out, _ = victim.communicate(timeout=60)
     assert out.endswith("survived")
+
+
+def stops(hits: int, point: str, board: Board, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a worker that carries a pause at every hit of ``point`` stops itself in so many hits."""
+    sent: list[int] = []
+    monkeypatch.setattr(faults.os, "kill", lambda _, number: sent.append(number))
+    hook = hook_for(Fault("pause-point", point, 1), board, board.slots[0])
+    for _ in range(hits):
+        hook(point)
+    assert set(sent) <= {signal.SIGSTOP}
+    return len(sent)
+
+
+def test_a_reader_is_stopped_again_and_again_but_not_for_ever_and_not_when_all_are_to_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a run of ten minutes an auditor was stopped at every third read of an audit, and went on being stopped
+    after the end of the run for as long as it was waited for: the harness called it hung and blamed the store.
+    """
+    board = Board(1, ["read.after_copy", "commit.after_lock"])
+    assert stops(1000, "read.after_copy", board, monkeypatch) == faults._READ_PAUSES_MAX + 1
+    assert stops(1000, "commit.after_lock", board, monkeypatch) == 1
+    board.set_stop()
+    assert stops(1000, "read.after_copy", board, monkeypatch) == 0
 
 
 def test_a_hook_counts_every_point_and_knows_the_last_one() -> None:
