@@ -153,11 +153,6 @@ assert ENTRY_FIRST.size == (E_PLACE + 2) * WORD
 assert E_PLACE + 2 * REVISIONS == ENTRY_WORDS
 
 
-def padded(size_bytes: int) -> int:
-    """``size_bytes`` rounded up to the 64-byte grid."""
-    return (size_bytes + ALIGN - 1) & -ALIGN
-
-
 def record_bytes(length: int) -> int:
     """Bytes that a record with a value of ``length`` bytes takes; a removal takes those of length 0."""
     return (RECORD_HEADER_BYTES + length + ALIGN - 1) & -ALIGN

@@ -14,7 +14,6 @@ from kvs.errors import (
     BadUpdateError,
     ClosedStoreError,
     DurabilityError,
-    Error,
     IndexFullError,
     LockTimeoutError,
     SnapshotTooOldError,
@@ -401,4 +400,4 @@ class Transaction:
         self._check_usable()
 
 
-__all__ = ["Error", "Isolation", "Transaction", "Writer"]
+__all__ = ["Isolation", "Transaction", "Writer"]

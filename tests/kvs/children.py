@@ -191,7 +191,7 @@ def open_as_somebody_else(connection: Connection, path: Path) -> None:
         os.setgid(65534)
         os.setuid(65534)
     with kvs.open(path, "r") as store:
-        connection.send((store.get(1), store.get_many([1] * 30)[-1], store.verify()))
+        connection.send((store.get(1), store.get_many([1] * 60)[-1], store.verify()))
     for flag in ("w", "c", "n"):
         try:
             kvs.open(path, flag)

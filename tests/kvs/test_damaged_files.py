@@ -207,7 +207,7 @@ def test_a_flipped_bit_in_a_record_is_found_by_reading_and_by_verify(
         for read in (
             lambda: store.get(0),
             lambda: store.get_many([0]),
-            lambda: store.get_many([0] * 30),
+            lambda: store.get_many([0] * 60),
             lambda: list(store),
         ):
             with pytest.raises(kvs.CorruptedStoreError) as caught:
@@ -227,8 +227,8 @@ def test_a_flipped_bit_in_a_records_tag_leaves_the_value_right_and_is_found_by_v
 ) -> None:
     flip(damaged / SMALL, FIRST_RECORD + offset, 8)
     with kvs.open(damaged) as store:
-        values = [store.get(0), *store.get_many([0] * 30)]
-        assert values == [FIRST_VALUE] * 31
+        values = [store.get(0), *store.get_many([0] * 60)]
+        assert values == [FIRST_VALUE] * 61
         assert "log.extent_whole" in {finding.invariant for finding in store.verify()}
 
 

@@ -133,10 +133,10 @@ def test_bytes_integers_and_uuids_name_the_same_keys(store_dir: Path) -> None:
 def test_every_128_bit_value_is_a_key(store_dir: Path, key: object) -> None:
     with kvs.open(store_dir, index_capacity=100) as store:
         assert key not in store
-        assert store.get_many([key] * 30) == [None] * 30  # type: ignore[list-item]
+        assert store.get_many([key] * 60) == [None] * 60  # type: ignore[list-item]
         store[key] = b"there"
         assert store[key] == b"there"
-        assert store.get_many([key] * 30) == [b"there"] * 30  # type: ignore[list-item]
+        assert store.get_many([key] * 60) == [b"there"] * 60  # type: ignore[list-item]
         assert store.verify() == []
 
 

@@ -184,7 +184,7 @@ def uses(store: kvs.Store) -> list[Callable[[], object]]:
         lambda: store[1],
         lambda: 1 in store,
         lambda: store.get_many([1]),
-        lambda: store.get_many([1] * 30),
+        lambda: store.get_many([1] * 60),
         lambda: store.find(1),
         lambda: store.find(1, 1),
         lambda: store.last_updated([1]),
@@ -239,7 +239,7 @@ def test_closing_gives_every_descriptor_back(store_dir: Path) -> None:
                 if flag == "w":
                     store[1] = b"v"
                 assert store[1] == b"v"
-                assert store.get_many([1] * 30) == [b"v"] * 30
+                assert store.get_many([1] * 60) == [b"v"] * 60
     assert descriptors() == []
     for name in (smallfile_name(0), layout.index_name(0)):
         (store_dir / name).write_bytes((store_dir / name).read_bytes()[:200])

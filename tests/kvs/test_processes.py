@@ -108,7 +108,7 @@ def test_increments_by_the_threads_of_one_handle_add_up(store_dir: Path) -> None
                     store.transact(add)
                     store[own] = b"%d" % i
                     assert store[own] == b"%d" % i
-                    assert store.get_many([own] * 30) == [b"%d" % i] * 30
+                    assert store.get_many([own] * 60) == [b"%d" % i] * 60
             except BaseException as failure:  # noqa: BLE001 - shown below
                 failures.append(failure)
 

@@ -13,7 +13,7 @@ from kvs import syncpoints
 from tests.kvs.children import step_through_commit
 from tests.kvs.processes import Child
 
-NAMES = {"one key": [kvs.key_for("k")], "many keys": [kvs.key_for(f"{i}") for i in range(30)]}
+NAMES = {"one key": [kvs.key_for("k")], "many keys": [kvs.key_for(f"{i}") for i in range(60)]}
 READ_POINTS = [point for point in syncpoints.POINTS if point.startswith("read.")]
 HALF_WAY = ["publish.after_busy", "publish.after_location", "publish.after_length", "publish.after_time"]
 
