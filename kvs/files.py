@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvs.errors import DurabilityError, StorageFullError
@@ -20,15 +21,27 @@ _IOV_MAX = 1024  # buffers of one pwritev(2), sysconf(_SC_IOV_MAX) on Linux
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def _nothing(_: int) -> None:
+    """What the seam costs when nobody listens."""
+
+
+opened: Callable[[int], None] = _nothing
+"""Called as ``opened(fd)`` after every open; a scheduler that closes a victim's descriptors replaces it."""
+closing: Callable[[int], None] = _nothing
+"""Called as ``closing(fd)`` before every close."""
+
+
 def open_file(path: Path, *, write: bool, create: bool = False) -> int:
     """A descriptor of ``path``; raises ``OSError`` as open(2) does."""
     flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
     try:
-        return os.open(path, flags | (os.O_CREAT if create else 0), 0o666)
+        fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o666)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise StorageFullError(str(path), 0, error.errno) from error
         raise
+    opened(fd)
+    return fd
 
 
 def size(fd: int) -> int:
@@ -142,11 +155,15 @@ def unlink(path: Path) -> None:
 
 def close(fd: int) -> None:
     """Close a descriptor."""
+    closing(fd)
     os.close(fd)
 
 
+@functools.cache
 def boot_id() -> bytes:
-    """16 bytes that differ after every boot of this kernel (proc_sys_kernel(5), random/boot_id)."""
+    """16 bytes that differ after every boot of this kernel (proc_sys_kernel(5), random/boot_id). Read once: no process
+    outlives its kernel.
+    """
     text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     return bytes.fromhex(text.strip().replace("-", ""))
 

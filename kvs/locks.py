@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import platform
 import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import portalocker
 
@@ -61,6 +62,7 @@ COMMIT: Final = _range("COMMIT", 2, 1)
 _PROOF_OF_COMMIT: Final = Held(COMMIT)
 
 
+@functools.cache
 def writer_range(slot: int) -> Range:
     """``WRITER[slot]``: held by the live owner of a writer place for as long as it lives."""
     return _range(f"WRITER[{slot}]", 1, 1024 + slot)
@@ -157,17 +159,27 @@ def range_is_held(fd: int, asked: Range) -> bool:
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
+def held_by(descriptors: Collection[int]) -> tuple[str, ...]:
+    """The names of the ranges that are held through one of ``descriptors`` of this process, for messages."""
+    return tuple(held.range.name for locks in _all if locks.fd in descriptors for held in locks._held)
+
+
+def anything_held(fd: int) -> bool:
+    """Whether a description other than ``fd``'s holds any range at all now."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
 _all: weakref.WeakSet[RangeLocks] = weakref.WeakSet()
-_gates: set[IO[bytes]] = set()
+_gates: set[int] = set()
 
 
 def _close_in_child() -> None:
     """After a fork: close the shared descriptions without unlocking, so that the parent's locks live."""
     for locks in list(_all):
         locks.close()
-    for gate in list(_gates):
-        gate.close()
-    _gates.clear()
+    while _gates:
+        files.close(_gates.pop())
 
 
 os.register_at_fork(after_in_child=_close_in_child)
@@ -182,25 +194,26 @@ def gate(path: Path, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
         StoreNotFoundError: the file is not there (and ``exclusive`` is not asked for).
     """
     try:
-        file = path.open("ab" if exclusive else "rb")
+        fd = files.open_file(path, write=exclusive, create=exclusive)
     except FileNotFoundError:
         raise StoreNotFoundError(str(path.parent)) from None
-    _gates.add(file)
+    _gates.add(fd)
     try:
         mode = portalocker.LockFlags.EXCLUSIVE if exclusive else portalocker.LockFlags.SHARED
-        _lock_file(file, mode | portalocker.LockFlags.NON_BLOCKING, timeout_s)
+        _lock_file(fd, mode | portalocker.LockFlags.NON_BLOCKING, timeout_s)
         yield
     finally:
-        _gates.discard(file)
-        file.close()  # releases the flock
+        if fd in _gates:  # not in a child that was forked meanwhile, where it is closed
+            _gates.discard(fd)
+            files.close(fd)  # releases the flock
 
 
-def _lock_file(file: IO[bytes], flags: portalocker.LockFlags, timeout_s: float) -> None:
+def _lock_file(fd: int, flags: portalocker.LockFlags, timeout_s: float) -> None:
     started = time.monotonic()
     attempt = 0
     while True:
         try:
-            portalocker.lock(file, flags)
+            portalocker.lock(fd, flags)
         except portalocker.exceptions.AlreadyLocked as error:
             waited = time.monotonic() - started
             if waited >= timeout_s:

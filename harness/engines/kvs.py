@@ -99,11 +99,13 @@ class KvsTransaction:
 class KvsSession:
     """One handle of a kvs store."""
 
-    def __init__(self, directory: Path, *, readonly: bool) -> None:
+    def __init__(
+        self, directory: Path, *, readonly: bool, io: str = "", lock_timeout_s: float = 30.0
+    ) -> None:
         self._flat = False
-        io = "append" if os.getpid() % 2 else "mmap"
+        io = io or ("append" if os.getpid() % 2 else "mmap")
         with _translated():
-            self._store = kvs.open(directory, "r" if readonly else "w", io=io)
+            self._store = kvs.open(directory, "r" if readonly else "w", io=io, lock_timeout_s=lock_timeout_s)
 
     def transaction(self) -> KvsTransaction:
         """See the protocol."""

@@ -156,7 +156,7 @@ def test_every_file_has_a_place_in_the_order_of_a_run() -> None:
     here = Path(package.__file__).parent
     named = set(re.findall(r"`(\w+)(?:\.py|/)`", section("The source, in the order of a run")))
     there = {path.stem for path in here.glob("*.py") if not path.stem.startswith("__")}
-    assert named == there | {"workloads", "engines", "checkers"}
+    assert named == there | {"workloads", "engines", "checkers", "schedule", "stepped"}
 
 
 # The example engine.

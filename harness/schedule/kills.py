@@ -1,0 +1,63 @@
+"""When to kill, for the strategies that draw at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from harness.schedule.base import Choice, Standing, View
+
+_POINT_SHARE = 0.7
+"""Kills that wait for a point by name; the others come at a step drawn from all steps. Otherwise the points that are
+passed all the time (those of publishing a key) would take nearly every kill."""
+_TORN_SHARE = 0.6
+_FOLLOW_SHARE = 0.6
+"""After a first kill, the share of the next ones that wait for a process in the middle of repair or of a claim."""
+_NEVER = 1 << 60
+
+
+class Killer:
+    """Draws the kills of one schedule. ``steps``: about how long it is; ``points``: where a process may stand."""
+
+    def __init__(self, random: Random, steps: int, points: Sequence[str], *, torn: bool) -> None:
+        self._random = random
+        self._steps = max(steps, 1)
+        self._points = points
+        self._torn = torn
+        self._deaths = -1
+        self._step = _NEVER
+        self._point = ""
+        self._hits = 0
+
+    def due(self, view: View) -> Choice | None:
+        """The kill that comes now, if one does."""
+        if view.deaths != self._deaths:
+            self._aim(view)
+        if view.step >= self._step:
+            return self._kill(self._random.choice(view.mortal))
+        if self._point:
+            for standing in view.mortal:
+                if standing.point == self._point and standing.number == view.last:
+                    self._hits -= 1
+                    if self._hits <= 0:
+                        return self._kill(standing)
+        return None
+
+    def _aim(self, view: View) -> None:
+        """Draw where the next victim dies."""
+        random, points = self._random, self._points
+        self._deaths = view.deaths
+        self._step, self._point = _NEVER, ""
+        if view.deaths and random.random() < _FOLLOW_SHARE:
+            points = [point for point in points if point.startswith(("repair.", "claim."))]
+            self._point, self._hits = random.choice(points), 1
+        elif random.random() < _POINT_SHARE:
+            self._point, self._hits = random.choice(points), random.choice((1, 1, 2, 3, 5))
+        else:
+            self._step = view.step + random.randrange(max(1, self._steps - view.step))
+
+    def _kill(self, victim: Standing) -> Choice:
+        torn = 0
+        if self._torn and victim.parts and self._random.random() < _TORN_SHARE:
+            torn = self._random.randint(1, victim.parts)
+        return Choice(victim.number, victim.point, kill=True, torn=torn)
