@@ -41,7 +41,9 @@ class _Within:
 
 
 class Simulated:
-    """A stage of greenlets. Only one may be open in a process at a time: it owns the store's hooks."""
+    """A stage of greenlets. Several may be open in a process; whichever begins owns the store's hooks from then on, so
+    a schedule must have ended before another stage begins one.
+    """
 
     def __init__(self, scenario: Scenario, place: Place | None = None) -> None:
         self.scenario = scenario
@@ -53,8 +55,12 @@ class Simulated:
         self._current: Actor | None = None
         self._unwinding = False
         self._actors: list[Actor] = []
-        syncpoints.install(self._reached, self._waits)
-        files.opened, files.closing = self._opened, self._closing
+
+    def _take_over(self) -> None:
+        """Own the store's hooks."""
+        if files.opened != self._opened:
+            syncpoints.install(self._reached, self._waits)
+            files.opened, files.closing = self._opened, self._closing
 
     # -- the seams of the store ---------------------------------------------------------------------------
 
@@ -98,6 +104,7 @@ class Simulated:
     def begin(self) -> Sequence[Actor]:
         """See ``Stage``."""
         self.clock = 0
+        self._take_over()
         self._unwind()
         self.place.restore()
         self._actors = [Actor(number, program) for number, program in enumerate(self.scenario.programs, 1)]
@@ -189,6 +196,7 @@ class Simulated:
 
     def close(self) -> None:
         """See ``Stage``."""
+        self._take_over()
         self.end()
         self._unwind()
         syncpoints.install(None)
