@@ -91,17 +91,16 @@ def contents(index: Index, smallfiles: Smallfiles, snapshot: int, *, integrity: 
 def log(index: Index, smallfiles: Smallfiles) -> list[Finding]:
     """The invariants of the published part of every smallfile. Exact while COMMIT is held."""
     findings: list[Finding] = []
-    seen: dict[int, str] = {}
-    for slot in range(index.writers_max):
-        place = layout.writer_word(slot)
-        tail, file_id = index.words[place + layout.W_TAIL], index.words[place + layout.W_FILE]
-        if tail <= layout.SMALLFILE_HEADER_BYTES:
-            continue
+    seen: dict[int, tuple[int, int]] = {}
+    places = _places(index)
+    for slot in np.flatnonzero(places[:, layout.W_TAIL] > np.uint64(layout.SMALLFILE_HEADER_BYTES)):
+        tail, file_id = int(places[slot, layout.W_TAIL]), int(places[slot, layout.W_FILE])
         try:
             for time, offset in transactions(smallfiles, file_id, tail):
-                where = f"byte {offset} of {layout.smallfile_name(file_id)}"
+                where = file_id, offset
                 if time in seen:
-                    findings.append(Finding("log.time_dense", f"T={time} is at {seen[time]} and at {where}"))
+                    message = f"T={time} is at {_where(*seen[time])} and at {_where(*where)}"
+                    findings.append(Finding("log.time_dense", message))
                 seen[time] = where
         except CorruptedStoreError as error:
             findings.append(Finding("log.extent_whole", str(error)))
@@ -112,9 +111,20 @@ def log(index: Index, smallfiles: Smallfiles) -> list[Finding]:
     ]
     beyond = sorted(time for time in seen if time > committed)
     findings += [
-        Finding("log.time_dense", f"T={time} at {seen[time]} is above C={committed}") for time in beyond
+        Finding("log.time_dense", f"T={time} at {_where(*seen[time])} is above C={committed}")
+        for time in beyond
     ]
     return _capped(findings)
+
+
+def _places(index: Index) -> npt.NDArray[np.uint64]:
+    """The writer table, a row of words for each place."""
+    end = layout.writer_word(index.writers_max)
+    return index.flat[layout.HEADER_WORDS : end].reshape(-1, layout.WRITER_WORDS)
+
+
+def _where(file_id: int, offset: int) -> str:
+    return f"byte {offset} of {layout.smallfile_name(file_id)}"
 
 
 def transactions(smallfiles: Smallfiles, file_id: int, tail: int) -> Iterator[tuple[int, int]]:
@@ -171,7 +181,7 @@ def _entries(index: Index, used: Slots, report: Report) -> None:
     for first in range(0, used.size, _CHUNK):
         rows = used[first : first + _CHUNK, None]
         times = flat[rows + E_TIME + np.arange(REVISIONS)]
-        for row, ring in np.argwhere((times > np.uint64(committed)) & (times != 0)):
+        for row, ring in _places_of(times > np.uint64(committed)):
             shown = "BUSY" if times[row, ring] == np.uint64(BUSY) else f"T={times[row, ring]}"
             report("revision.time_known", f"{_name(index, rows[row, 0])} has {shown} with C={committed}")
         ordered = np.sort(times, axis=1)
@@ -189,9 +199,16 @@ def _entries(index: Index, used: Slots, report: Report) -> None:
     if live != words[layout.H_KEYS_LIVE]:
         report("index.live_counted", f"{live} keys are live, {words[layout.H_KEYS_LIVE]} are counted")
     if keys:
-        every, counts = np.unique(np.concatenate(keys), return_counts=True)
-        for key in every[counts > 1]:
-            report("index.key_unique", f"key {key.tobytes().hex()} has more than one entry")
+        every = np.concatenate(keys)
+        if len(set(every.tolist())) < len(every):
+            names, counts = np.unique(every, return_counts=True)
+            for key in names[counts > 1]:
+                report("index.key_unique", f"key {key.tobytes().hex()} has more than one entry")
+
+
+def _places_of(wrong: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The (row, ring) of every true element; there is almost never one."""
+    return np.argwhere(wrong) if wrong.any() else np.empty((0, 2), np.int64)
 
 
 def _locations(
@@ -202,9 +219,7 @@ def _locations(
     lengths: npt.NDArray[np.uint64],
     report: Report,
 ) -> None:
-    tails = np.zeros(index.writers_max, dtype=np.uint64)
-    for slot in range(index.writers_max):
-        tails[slot] = index.words[layout.writer_word(slot) + layout.W_TAIL]
+    tails = _places(index)[:, layout.W_TAIL]
     file_ids = places >> np.uint64(layout.LOCATION_SHIFT)
     known = file_ids < np.uint64(index.writers_max)
     ends = places & np.uint64(layout.LOCATION_MASK)
@@ -212,7 +227,7 @@ def _locations(
     ends = ends + np.uint64(RECORD_HEADER_BYTES)
     inside = known & (ends <= tails[np.where(known, file_ids, 0).astype(np.int64)])
     wrong = (times != 0) & (times != np.uint64(BUSY)) & ~inside
-    for row, ring in np.argwhere(wrong):
+    for row, ring in _places_of(wrong):
         file_id, offset = layout.unpack_location(int(places[row, ring]))
         report(
             "revision.location_published",

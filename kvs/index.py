@@ -175,7 +175,9 @@ class Index:
             for i in range(layout.REVISIONS)
         ]
         kept = sorted((r for r in loaded if 0 < r.time <= snapshot), reverse=True)
+        syncpoints.reach("read.after_times")
         found = [r._replace(location=words[r.place_word], length=words[r.place_word + 1]) for r in kept]
+        syncpoints.reach("read.after_location")
         return found, not all(revision.time for revision in loaded)
 
     def unchanged(self, revision: Revision) -> bool:

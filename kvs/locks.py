@@ -29,11 +29,14 @@ from typing import Final, NamedTuple
 import portalocker
 
 from kvs import files, syncpoints
-from kvs.errors import LockTimeoutError, StoreNotFoundError, UnsupportedPlatformError
+from kvs.errors import CorruptedStoreError, LockTimeoutError, UnsupportedPlatformError
 
 _FLOCK: Final = struct.Struct(
     "@hhqqi4x"
 )  # struct flock of Linux on 64 bits: type, whence, start, length, pid
+
+_FREE: Final = struct.pack("@h", fcntl.F_UNLCK)
+"""How the answer to F_OFD_GETLK begins where nobody else holds the range."""
 
 
 class Range(NamedTuple):
@@ -89,11 +92,12 @@ class LockOrderError(AssertionError):
 class RangeLocks:
     """The ranges of one handle, on one open file description.
 
-    ``owner`` tells who holds a range, for messages only (a pid, 0 if unknown).
+    ``owner`` tells who holds a range, for messages only (a pid, 0 if unknown). Raises CorruptedStoreError if the file
+    is not there.
     """
 
     def __init__(self, path: Path, owner: Callable[[Range], int]) -> None:
-        self.fd = files.open_file(path, write=True)
+        self.fd = _open(path, write=True)
         self._owner = owner
         self._held: list[Held] = []
         _all.add(self)
@@ -140,6 +144,7 @@ class RangeLocks:
         assert self._held[-1] is proof, f"{proof.range.name} is not the lock that was taken last"
         self._held.pop()
         fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, proof.range.unlock)
+        syncpoints.freed(proof.range.name)
 
     def held_elsewhere(self, asked: Range) -> bool:
         """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""
@@ -155,8 +160,7 @@ class RangeLocks:
 
 def range_is_held(fd: int, asked: Range) -> bool:
     """Whether a description other than ``fd``'s holds ``asked`` now."""
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked.lock)
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    return not fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked.lock).startswith(_FREE)
 
 
 def held_by(descriptors: Collection[int]) -> tuple[str, ...]:
@@ -166,12 +170,14 @@ def held_by(descriptors: Collection[int]) -> tuple[str, ...]:
 
 def anything_held(fd: int) -> bool:
     """Whether a description other than ``fd``'s holds any range at all now."""
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    everything = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    return not fcntl.fcntl(fd, fcntl.F_OFD_GETLK, everything).startswith(_FREE)
 
 
 _all: weakref.WeakSet[RangeLocks] = weakref.WeakSet()
 _gates: set[int] = set()
+_EXCLUSIVE: Final = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
+_SHARED: Final = portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING
 
 
 def _close_in_child() -> None:
@@ -191,21 +197,29 @@ def gate(path: Path, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
 
     Raises:
         LockTimeoutError: another process is creating or replacing the store.
-        StoreNotFoundError: the file is not there (and ``exclusive`` is not asked for).
+        CorruptedStoreError: the file is not there (and ``exclusive`` is not asked for).
     """
-    try:
-        fd = files.open_file(path, write=exclusive, create=exclusive)
-    except FileNotFoundError:
-        raise StoreNotFoundError(str(path.parent)) from None
+    fd = _open(path, write=exclusive, create=exclusive)
     _gates.add(fd)
     try:
-        mode = portalocker.LockFlags.EXCLUSIVE if exclusive else portalocker.LockFlags.SHARED
-        _lock_file(fd, mode | portalocker.LockFlags.NON_BLOCKING, timeout_s)
+        _lock_file(fd, _EXCLUSIVE if exclusive else _SHARED, timeout_s)
         yield
     finally:
         if fd in _gates:  # not in a child that was forked meanwhile, where it is closed
             _gates.discard(fd)
             files.close(fd)  # releases the flock
+
+
+def _open(path: Path, *, write: bool, create: bool = False) -> int:
+    """Lock files are there before the index is. A copy may have lost them; somebody else's index has none."""
+    try:
+        return files.open_file(path, write=write, create=create)
+    except FileNotFoundError:
+        raise CorruptedStoreError(
+            "a lock file of the store is missing; nothing was touched. If it is a store, and no process has it open, an"
+            " empty file of that name is all that it takes",
+            path=str(path),
+        ) from None
 
 
 def _lock_file(fd: int, flags: portalocker.LockFlags, timeout_s: float) -> None:

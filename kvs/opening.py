@@ -56,17 +56,16 @@ def ensure(directory: Path, options: Options) -> None:
         creating it, or (flag ``n``) still has it open for writing.
     """
     index_path = directory / layout.index_name(GENERATION)
-    if directory.exists() and not directory.is_dir():
+    there = index_path.exists()
+    if not there and directory.exists() and not directory.is_dir():
         raise UnknownStoreError(
             "this is a file; a store is a directory. Nothing was touched", path=str(directory)
         )
     if options.flag in "rw":
-        if not index_path.exists():
+        if not there:
             raise _missing(directory)
-        _check_lock_files(directory, options.flag)
         return
-    if options.flag == "c" and index_path.exists():
-        _check_lock_files(directory, options.flag)
+    if options.flag == "c" and there:
         return
     try:
         directory.mkdir(exist_ok=True)
@@ -82,17 +81,6 @@ def ensure(directory: Path, options: Options) -> None:
         if options.flag == "c" and index_path.exists():
             return  # somebody else was faster
         _create(directory, index_path, options)
-
-
-def _check_lock_files(directory: Path, flag: str) -> None:
-    """They are there before the index is. A copy may have lost them; somebody else's index has none."""
-    for name in (GATE,) if flag == "r" else (GATE, RANGES):
-        if not (directory / name).exists():
-            raise CorruptedStoreError(
-                "a lock file of the store is missing; nothing was touched. If it is a store, and no process has it"
-                " open, an empty file of that name is all that it takes",
-                path=str(directory / name),
-            )
 
 
 def _missing(directory: Path) -> Exception:

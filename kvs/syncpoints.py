@@ -15,7 +15,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Hook = Callable[..., None]
 
@@ -84,6 +84,97 @@ POINTS: dict[str, str] = {
 }
 """Every registered point and what is true there."""
 
+SHARED: dict[str, str] = {
+    "commit": "the lock COMMIT",
+    "writers": "the locks of the writer places",
+    "owner": "the pid of who holds COMMIT, for messages only",
+    "visible": "C and D",
+    "intent": "T, writer, file and offset of the intent",
+    "counters": "keys that are live, entries that are used",
+    "tails": "the published tails of the writer places",
+    "places": "the owner and the file of each writer place",
+    "keys": "the keys in the entries",
+    "times": "the T of every revision",
+    "locations": "the location and length of every revision",
+    "records": "the smallfiles",
+    "clean": "the clean mark and the boot id",
+}
+"""What several processes read and write: the kinds of things in ``FOOTPRINTS``."""
+
+
+class Touches(NamedTuple):
+    """The kinds of shared things that a piece of code may read, and those that it may write (and read)."""
+
+    reads: frozenset[str]
+    writes: frozenset[str]
+
+
+def _touches(reads: str = "", writes: str = "") -> Touches:
+    return Touches(frozenset(reads.split()), frozenset(writes.split()))
+
+
+_ENTRIES = "keys times locations"
+_AFTER_REPAIR = "counters visible tails places records"
+
+FOOTPRINTS: dict[str, Touches] = {
+    "prepare.before_extend": _touches("", "records"),
+    "prepare.after_extend": _touches(),
+    "prepare.before_append": _touches("", "records"),
+    "prepare.after_append": _touches(),
+    "commit.before_lock": _touches("", "commit owner"),
+    "commit.after_lock": _touches(f"intent counters visible {_ENTRIES}", "commit"),
+    "commit.after_validate": _touches("", "intent"),
+    "commit.after_place": _touches("", "intent"),
+    "commit.after_intent": _touches(),
+    "record.before_append": _touches("", "records"),
+    "record.after_append": _touches(f"{_ENTRIES}"),
+    "record.before_sync": _touches(),
+    "record.after_sync": _touches(f"{_ENTRIES}"),
+    "publish.before_key": _touches("", "keys"),
+    "publish.after_key": _touches("", "times"),
+    "publish.before_busy": _touches("", "times"),
+    "publish.after_busy": _touches("", "locations"),
+    "publish.after_location": _touches("", "locations"),
+    "publish.after_length": _touches("", "times"),
+    "publish.after_time": _touches(f"{_ENTRIES}"),
+    "commit.before_visible": _touches("", "visible"),
+    "commit.after_visible": _touches("", "visible tails"),
+    "commit.after_durable": _touches("", "tails"),
+    "commit.after_tail": _touches("", "counters"),
+    "commit.after_account": _touches("", "intent"),
+    "commit.after_clear": _touches("intent", "commit"),
+    "commit.after_unlock": _touches(),
+    "repair.after_found": _touches("intent visible records"),
+    "repair.after_read": _touches("", "visible"),
+    "repair.before_discard": _touches("", "intent"),
+    "repair.after_discard": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", "intent commit writers clean"),
+    "repair.before_redo": _touches(f"records {_ENTRIES}"),
+    "repair.after_redo": _touches("visible", "visible"),
+    "repair.after_visible": _touches("intent", "tails"),
+    "repair.after_account": _touches("", "intent"),
+    "repair.after_clear": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", "intent commit writers clean"),
+    "read.after_times": _touches("locations"),
+    "read.after_location": _touches(f"visible records {_ENTRIES}"),
+    "read.after_copy": _touches(f"visible records intent tails {_ENTRIES}"),
+    "claim.after_lock": _touches("tails places records", "places records"),
+    "claim.after_owner": _touches("intent places", "commit owner clean"),
+    "claim.before_header": _touches("", "records"),
+    "claim.after_header": _touches("", "places tails"),
+    "create.before_index": _touches(),
+    "create.before_publish": _touches(),
+    "create.after_publish": _touches(),
+    "close.before_clean": _touches("intent counters visible", "clean"),
+    "close.after_clean": _touches("intent", "commit writers"),
+}
+"""What the code between a point and the next one that the process comes to may read and write; words, locks and bytes
+that others look at, not what only its own handle has. A death at a point also frees the locks that the dead held."""
+
+ACQUIRES: dict[str, str] = {"commit.before_lock": "COMMIT", "claim.after_owner": "COMMIT"}
+"""The points behind which a lock is waited for, before anything else is touched."""
+
+APPENDS: frozenset[str] = frozenset({"prepare.before_append", "record.before_append", "claim.before_header"})
+"""The points that carry a write of bytes; the others that carry one carry words."""
+
 
 def _nothing(*_: Any) -> None:
     """What a sync point costs when nobody listens."""
@@ -113,14 +204,22 @@ reach: Hook = _nothing
 wait: Callable[[str, int], None] = _sleep
 """Call as ``syncpoints.wait(lock name, attempt)`` between two tries of a lock."""
 
+freed: Callable[[str], None] = _nothing
+"""Called as ``syncpoints.freed(lock name)`` after a lock was let go by its holder (not when the holder dies)."""
 
-def install(new_hook: Hook | None, waiter: Callable[[str, int], None] | None = None) -> None:
-    """Make ``new_hook(name[, write])`` run at every point of this process, and ``waiter(lock, attempt)`` at
-    every wait; ``None`` puts the empty function and the sleeping wait back.
+
+def install(
+    new_hook: Hook | None,
+    waiter: Callable[[str, int], None] | None = None,
+    listener: Callable[[str], None] | None = None,
+) -> None:
+    """Make ``new_hook(name[, write])`` run at every point of this process, ``waiter(lock, attempt)`` at every wait and
+    ``listener(lock)`` after every release; ``None`` puts the empty functions and the sleeping wait back.
     """
-    global hook, reach, wait  # noqa: PLW0603 - the seam is this module's own names
+    global freed, hook, reach, wait  # noqa: PLW0603 - the seam is this module's own names
     hook = new_hook
     reach = new_hook or _nothing
     wait = waiter or _sleep
-    for listener in list(listeners):
-        listener.hook_changed()
+    freed = listener or _nothing
+    for each in list(listeners):
+        each.hook_changed()

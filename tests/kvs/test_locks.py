@@ -195,7 +195,7 @@ def test_a_thread_that_waits_too_long_for_its_own_handle_is_told_so(store_dir: P
 
 def test_the_gate_lets_openers_share_and_creators_exclude(tmp_path: Path) -> None:
     path = tmp_path / "store.lock"
-    with pytest.raises(kvs.StoreNotFoundError), gate(path, exclusive=False, timeout_s=0):
+    with pytest.raises(kvs.CorruptedStoreError), gate(path, exclusive=False, timeout_s=0):
         pass
     with gate(path, exclusive=True, timeout_s=0):
         for exclusive in (True, False):
