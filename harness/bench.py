@@ -18,19 +18,18 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import click
 import msgspec
 
 from harness import bench_engines as engines
 from harness.bench_engines import Engine
 from harness.bench_handoff import Handoff, handoff
-from harness.errors import HarnessError, UsageError
-from harness.verdict import EXIT_CODES, Outcome
+from harness.errors import HarnessError
+from harness.verdict import Outcome
 
 if TYPE_CHECKING:
     import numpy as np
@@ -400,77 +399,3 @@ def _short(rate: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.0f} us"
-
-
-@click.command(epilog="\b\nExample:\n  harness bench --keys 100000 --out /tmp/bench.json")
-@click.option(
-    "--keys",
-    type=click.IntRange(BATCH, 1 << 28),
-    default=1_000_000,
-    show_default=True,
-    help="Keys in each store.",
-)
-@click.option("--rounds", type=click.IntRange(1, 1000), default=15, show_default=True)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0, 600, min_open=True),
-    default=0.25,
-    show_default=True,
-    help="Most time of one engine in one cell of one round.",
-)
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Decides keys and values.")
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
-    help="Parent of the stores.  [default: /dev/shm if it has room, else the temporary directory]",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), default=RESULTS, show_default=True, help="JSON."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
-def bench(
-    keys: int, rounds: int, seconds: float, seed: int, directory: Path | None, out: Path, as_json: bool
-) -> int:
-    """Measure kvs beside SQLite and (where installed) LMDB: interleaved rounds, medians and ratios.
-
-    Ends with 0 if kvs meets every floor against LMDB, 1 if it misses one, 3 if LMDB is not installed.
-    """
-    from rich.console import Console
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch()
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
-    settings = Settings(keys=keys, rounds=rounds, cell_seconds=seconds, seed=seed)
-    with progress(settings) as step:
-        result = conduct(settings, directory, step)
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
-    out.write_bytes(text + b"\n")
-    if as_json:
-        click.echo(text.decode())
-    else:
-        print_result(Console(), result)
-        click.echo(f"harness: everything is in {out}", err=True)
-    return EXIT_CODES[result.outcome]
-
-
-@contextlib.contextmanager
-def progress(settings: Settings) -> Iterator[Step]:
-    """A bar on standard error where a terminal watches, drawn between the timed sections and never in one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("starting", total=steps(settings))
-
-        def step(text: str) -> None:
-            bar.update(task, description=text, advance=1)
-            bar.refresh()
-
-        yield step

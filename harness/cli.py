@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness import bench, engines
+from harness import cli_bench, cli_explore, engines
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, WORKLOADS, Limits, Plan
 from harness.verdict import Outcome
@@ -188,12 +188,26 @@ def points(engine: str, as_json: bool) -> int:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directories."
 )
+@click.option(
+    "--explore", "explored", is_flag=True, help="Find the bugs with `harness explore`, not with campaigns."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
-def selftest(only: str, blind: str, clean_seconds: float, seed: int, out: Path | None, as_json: bool) -> int:
+def selftest(
+    only: str, blind: str, clean_seconds: float, seed: int, out: Path | None, explored: bool, as_json: bool
+) -> int:
     """Plant known bugs in the store and see each of them caught, and the clean store pass.
+
+    With --explore each bug must be found by exploring schedules, one job, within a minute, be shrunk to at most three
+    processes and four transactions, and fail the same way 10 times of 10 over real processes.
 
     Exit code 0 if every trial ended as it must, 1 if a bug escaped or the clean store was blamed.
     """
+    if explored:
+        if blind or out:
+            raise UsageError(
+                "--explore goes with --only, --seed and --json; --blind and --out are for campaigns"
+            )
+        return cli_explore.survey_bugs(_names(only), seed, as_json=as_json)
     from harness import campaign
     from harness import selftest as trials
 
@@ -233,7 +247,9 @@ def selftest(only: str, blind: str, clean_seconds: float, seed: int, out: Path |
     return 0 if passed else 1
 
 
-cli.add_command(bench.bench)
+cli.add_command(cli_bench.bench)
+for _command in (cli_explore.explore, cli_explore.replay, cli_explore.shrink):
+    cli.add_command(_command)
 
 
 class _Progress:

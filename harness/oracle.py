@@ -19,7 +19,11 @@ STRUCTURE: Final = "structure"
 _CHECKS: Final = (atomicity.check, isolation.check, realtime.check, durability.check, resolution.check)
 _DECISIVE: Final = frozenset({durability.NAME, resolution.NAME})
 """The others are undecided only where a schedule held nothing for them to look at."""
-_NAMES: Final = re.compile(r"\b[0-9a-f]{8,}\b|\d+")
+_NAMES: Final = re.compile(
+    r"\S*/harness-explore-\w+|\[[^]]*\]|\bprocess \d+ operation \d+( \(T=\d+\))?|\babsent\b|\b[0-9a-f]{8,}\b|\d+"
+)
+"""What differs between two messages about the same mistake: the store's path, lists, who wrote a version (or that
+nobody did), keys, numbers."""
 
 
 class Judge:
@@ -72,5 +76,9 @@ def _reported(execution: Execution) -> list[Finding]:
 
 
 def kind_of(finding: Finding) -> str:
-    """What makes two violations the same: the property and the words of the message without the names in it."""
+    """What makes two violations the same: the property and the words of the message without the names in it. Of a
+    deadlock or a livelock that it is one.
+    """
+    if finding.property_name == LIVENESS:
+        return f"{LIVENESS}: {finding.message.partition(':')[0]}"
     return f"{finding.property_name}: {_NAMES.sub('#', finding.message)}"

@@ -22,10 +22,11 @@ class Transaction(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``put``: writes ``writes`` blindly, in one transaction. ``update``: fetches ``reads``, then writes ``writes`` and
     removes ``deletes``, and commits if nothing that was fetched has changed. ``read``: ``reads`` in one snapshot, each
-    key on its own and then all together. ``get``: ``reads`` one by one, each as it is at that moment.
+    key on its own and then all together. ``get``: ``reads`` one by one, each as it is at that moment. ``history``:
+    every version that the store still keeps of ``reads``.
     """
 
-    kind: Literal["put", "update", "read", "get"]
+    kind: Literal["put", "update", "read", "get", "history"]
     reads: tuple[int, ...] = ()
     writes: tuple[int, ...] = ()
     deletes: tuple[int, ...] = ()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from harness.errors import UsageError
 from harness.scenario import Program, Scenario, Transaction
+
+IO = Literal["mmap", "append"]
 
 
 def put(*writes: int) -> Transaction:
@@ -38,17 +42,27 @@ def get(*keys: int) -> Transaction:
     return Transaction("get", reads=keys)
 
 
+def history(*keys: int) -> Transaction:
+    """Read all versions that are kept of ``keys``."""
+    return Transaction("history", reads=keys)
+
+
 _WIDE: Final = tuple(range(48))
 """Enough keys for the vectorised paths."""
 
 
-def _scenarios() -> tuple[Scenario, ...]:
-    def writer(*transactions: Transaction, io: str = "mmap", joins: int = 0, closes: bool = False) -> Program:
-        return Program("writer", transactions, io, joins, closes)  # type: ignore[arg-type]
+def writer(*transactions: Transaction, io: IO = "mmap", joins: int = 0, closes: bool = False) -> Program:
+    """A process that writes."""
+    return Program("writer", transactions, io, joins, closes)
 
-    def reader(*transactions: Transaction, io: str = "mmap", joins: int = 0) -> Program:
-        return Program("reader", transactions, io, joins)  # type: ignore[arg-type]
 
+def reader(*transactions: Transaction, io: IO = "mmap", joins: int = 0) -> Program:
+    """A process that only reads."""
+    return Program("reader", transactions, io, joins)
+
+
+def _general() -> tuple[Scenario, ...]:
+    """Those that are explored unless others are asked for: together they show every planted bug."""
     default = Scenario(
         "default",
         (
@@ -61,26 +75,17 @@ def _scenarios() -> tuple[Scenario, ...]:
         kills=2,
     )
     return (
-        default,
-        _with_durable(default, "durable", durable=True),
         Scenario(
-            "speed",
+            "versions",
             (
-                writer(update(0, 1), put(0, 1), derive((0, 1), (1,))),
-                writer(update(1, 2), put(1, 2), derive((1, 2), (2,)), io="append"),
-                reader(read(0, 1), read(1, 2), get(1)),
+                writer(update(0), remove(0), put(0)),
+                writer(put(0), put(0), io="append"),
+                reader(history(0), history(0), get(0)),
             ),
-            (1, 1, 1),
+            (4,),
         ),
-        Scenario("two-writers", (writer(put(0, 1)), writer(put(1, 2))), (1, 1, 1)),
-        Scenario(
-            "repairer-killed",
-            (writer(put(0, 1)), writer(put(1, 2)), writer(put(1), joins=1)),
-            (1, 1, 1),
-            kills=2,
-        ),
-        Scenario("snapshots", (writer(put(0, 1)), reader(read(0, 1), read(0, 1))), (1, 1), kills=0),
-        Scenario("collision", (writer(put(0)), writer(put(1))), (0, 0), collide=True),
+        default,
+        msgspec.structs.replace(default, name="durable", durable=True),
         Scenario(
             "overtaken",
             (
@@ -101,6 +106,44 @@ def _scenarios() -> tuple[Scenario, ...]:
             (2, 1),
             kills=3,
         ),
+        *_kinds(),
+    )
+
+
+def _kinds() -> tuple[Scenario, ...]:
+    """General ones in which one kind of operation is at the centre."""
+    return (
+        Scenario(
+            "removals",
+            (
+                writer(remove(0), put(0, 1), remove(1)),
+                writer(update(0, 1), remove(0, 1), io="append"),
+                reader(read(0, 1), get(0, 1)),
+                writer(put(0), remove(1), joins=1),
+            ),
+            (1, 2),
+            kills=2,
+        ),
+        Scenario(
+            "skew",
+            (
+                writer(derive((0, 1), (0,)), derive((0, 1), (0,))),
+                writer(derive((1, 0), (1,)), derive((0, 1), (1,)), io="append"),
+                reader(read(0, 1), read(0, 1)),
+            ),
+            (1, 1),
+        ),
+        Scenario(
+            "crowded",
+            (
+                writer(update(0, 1), put(2, 3)),
+                writer(update(1, 0), update(3), io="append"),
+                reader(get(0, 1), read(0, 1, 2, 3)),
+                writer(put(0, 3), joins=1),
+            ),
+            (0, 0, 1, 0),
+            collide=True,
+        ),
         Scenario(
             "wide",
             (
@@ -114,21 +157,39 @@ def _scenarios() -> tuple[Scenario, ...]:
     )
 
 
-def _with_durable(scenario: Scenario, name: str, *, durable: bool) -> Scenario:
-    """The same under another name, on a durable store or not."""
-    return Scenario(
-        name,
-        scenario.programs,
-        scenario.revisions,
-        scenario.collide,
-        durable,
-        scenario.kills,
-        scenario.torn,
+def _others() -> tuple[Scenario, ...]:
+    """What is measured with, and what is small enough for all its schedules."""
+    return (
+        Scenario(
+            "speed",
+            (
+                writer(update(0, 1), put(0, 1), derive((0, 1), (1,))),
+                writer(update(1, 2), put(1, 2), derive((1, 2), (2,)), io="append"),
+                reader(read(0, 1), read(1, 2), get(1)),
+            ),
+            (1, 1, 1),
+        ),
+        Scenario("two-writers", (writer(put(0, 1)), writer(put(1, 2))), (1, 1, 1)),
+        Scenario(
+            "repairer-killed",
+            (writer(put(0, 1)), writer(put(1, 2)), writer(put(1), joins=2)),
+            (1, 1, 1),
+            kills=2,
+        ),
+        Scenario("snapshots", (writer(put(0, 1)), reader(read(0, 1), read(0, 1))), (1, 1), kills=0),
+        Scenario("collision", (writer(put(0)), writer(put(1))), (0, 0), collide=True),
     )
 
 
-SCENARIOS: Final[dict[str, Scenario]] = {scenario.name: scenario.check() for scenario in _scenarios()}
+SCENARIOS: Final[dict[str, Scenario]] = {
+    scenario.name: scenario.check() for scenario in (*_general(), *_others())
+}
 """By name."""
+
+GENERAL: Final = tuple(scenario.name for scenario in _general())
+"""What is explored, in turns, unless a scenario is named."""
+EXHAUSTIVE: Final = ("two-writers", "repairer-killed", "snapshots", "collision")
+"""Small enough for all their schedules."""
 
 
 def named(name: str) -> Scenario:

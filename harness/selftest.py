@@ -49,8 +49,8 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def names() -> list[str]:
-    """Every trial, in order."""
-    return [CANARY, *planted.BUGS, CLEAN]
+    """Every trial, in order: those of the planted bugs that campaigns are expected to find, between the two sides."""
+    return [CANARY, *(name for name, bug in planted.BUGS.items() if bug.campaign), CLEAN]
 
 
 def conduct(
@@ -73,7 +73,11 @@ def conduct(
     """
     for name in (*only, *blind):
         if name not in names():
-            raise UsageError(f"no trial is called {name!r}; there are {', '.join(names())}")
+            others = ", ".join(sorted(planted.BUGS.keys() - set(names())))
+            raise UsageError(
+                f"no trial is called {name!r}; there are {', '.join(names())}. Campaigns are not expected to find"
+                f" {others}: harness explore --bug is"
+            )
     for number, name in enumerate(names()):
         if only and name not in only:
             continue

@@ -322,8 +322,7 @@ def enter(stderr_fd: int, parent_pid: int) -> None:
     """The first thing that a forked child does: become a process that no signal meant for the parent reaches,
     that dies with its parent, and that says nothing on the terminal.
     """
-    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent_pid:
-        os._exit(STATUS_CRASHED)
+    die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -333,6 +332,12 @@ def enter(stderr_fd: int, parent_pid: int) -> None:
     os.dup2(stderr_fd, 2)
     os.close(null)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+
+
+def die_with(parent_pid: int) -> None:
+    """From now on the kernel kills this process when its parent dies (prctl(2)); at once, if that has happened."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent_pid:
+        os._exit(STATUS_CRASHED)
 
 
 def guarded(work: Callable[[], None]) -> int:

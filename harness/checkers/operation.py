@@ -50,6 +50,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
             return f"{name} (T={self.sequence})" if self.sequence is not None else name
         if self.f == "get":
             return f"the get of {name}"
+        if self.f == "resolve" and not self.resolves:
+            return f"the history read by {name}"
         if self.f == "resolve":
             return f"the resolution of {describe_id(self.resolves)} by {name}"
         kind = "the final snapshot" if self.f == "final" else "the snapshot"

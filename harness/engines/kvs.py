@@ -7,12 +7,11 @@ so that one store serves both at once.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import kvs
 from harness.engines.base import Hook, Revision, Tear, Value
@@ -32,15 +31,22 @@ def _tear(store: Callable[[Any, Any, int], None], position: Any, data: Any) -> T
     return tear
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """The store's errors as the adapter protocol's."""
-    try:
-        yield
-    except (kvs.SnapshotTooOldError, kvs.TransactionAbortedError) as error:
-        raise ConflictError(str(error)) from error
-    except kvs.CorruptedStoreError as error:
-        raise EngineDamagedError(str(error)) from error
+class _Translated:
+    """A ``with`` block in which the store's errors become the adapter protocol's. A generator would cost more than
+    many a call that it surrounds.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, kvs.SnapshotTooOldError | kvs.TransactionAbortedError):
+            raise ConflictError(str(error)) from error
+        if isinstance(error, kvs.CorruptedStoreError):
+            raise EngineDamagedError(str(error)) from error
+
+
+_translated: Final = _Translated()
 
 
 class KvsSnapshot:
@@ -52,13 +58,13 @@ class KvsSnapshot:
 
     def get(self, key: bytes) -> Value | None:
         """See the protocol. A revision that was overwritten meanwhile is a conflict."""
-        with _translated():
+        with _translated:
             item = self._snapshot.find(key)
         return None if item is None else Value(item.value, item.transaction_counter)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See the protocol."""
-        with _translated():
+        with _translated:
             return self._snapshot.get_many(keys)
 
     def close(self) -> None:
@@ -74,7 +80,7 @@ class KvsTransaction:
 
     def get(self, key: bytes) -> Value | None:
         """See the protocol."""
-        with _translated():
+        with _translated:
             time, data = self._txn.fetch_item(key)
         return None if data is None else Value(data, time)
 
@@ -88,7 +94,7 @@ class KvsTransaction:
 
     def commit(self) -> int | None:
         """See the protocol."""
-        with _translated():
+        with _translated:
             return self._txn.commit()
 
     def abort(self) -> None:
@@ -104,7 +110,7 @@ class KvsSession:
     ) -> None:
         self._flat = False
         io = io or ("append" if os.getpid() % 2 else "mmap")
-        with _translated():
+        with _translated:
             self._store = kvs.open(directory, "r" if readonly else "w", io=io, lock_timeout_s=lock_timeout_s)
 
     def transaction(self) -> KvsTransaction:
@@ -118,7 +124,7 @@ class KvsSession:
     def get(self, key: bytes) -> Value | None:
         """See the protocol. In turn by ``get``, the flat path, which does not tell the T, and by ``find``."""
         self._flat = not self._flat
-        with _translated():
+        with _translated:
             if self._flat:
                 data = self._store.get(key)
                 return None if data is None else Value(data, None)
@@ -127,7 +133,7 @@ class KvsSession:
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> int | None:
         """See the protocol."""
-        with _translated():
+        with _translated:
             return self._store.put_many(pairs)
 
     def settle(self) -> None:
@@ -135,12 +141,12 @@ class KvsSession:
 
     def revisions(self, key: bytes) -> list[Revision]:
         """See the protocol: the newest four."""
-        with _translated():
+        with _translated:
             return [Revision(value, time) for time, value in self._store.history(key)]
 
     def keys(self) -> set[bytes]:
         """See the protocol."""
-        with _translated():
+        with _translated:
             return set(self._store)
 
     def verify(self, *, thorough: bool) -> list[str]:
@@ -153,7 +159,7 @@ class KvsSession:
 
     def close(self) -> None:
         """See the protocol."""
-        with _translated():
+        with _translated:
             self._store.close()
 
 

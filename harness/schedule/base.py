@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from harness.history import Event
 from harness.scenario import Scenario
 
 WHOLE = -1
@@ -28,7 +29,7 @@ class Standing(Protocol):
 
     number: int
     point: str
-    """The sync point where it stands."""
+    """The sync point where it stands, "" once it has ended."""
     waits: str
     """The lock that it waits for there, if it does."""
     parts: int
@@ -36,18 +37,25 @@ class Standing(Protocol):
     hits: int
     """How many points it came to so far, this one included."""
 
+    @property
+    def events(self) -> Sequence[Event]:
+        """Its history so far."""
 
-class View(NamedTuple):
+
+class View:
     """What a strategy chooses from: ``enabled`` can move (in the order of their numbers, never empty); ``mortal`` may
     be killed now, waiting ones included (empty when the scenario allows no more kills). ``step`` counts from 0;
-    ``last`` is the process that moved last (0: none), ``deaths`` how many were killed.
+    ``last`` is the process that moved last (0: none), ``deaths`` how many were killed. One object serves a schedule.
     """
 
-    step: int
-    last: int
-    deaths: int
-    enabled: Sequence[Standing]
-    mortal: Sequence[Standing]
+    __slots__ = ("deaths", "enabled", "last", "mortal", "step")
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.last = 0
+        self.deaths = 0
+        self.enabled: Sequence[Standing] = ()
+        self.mortal: Sequence[Standing] = ()
 
 
 class Strategy(Protocol):

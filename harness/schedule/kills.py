@@ -13,6 +13,7 @@ passed all the time (those of publishing a key) would take nearly every kill."""
 _TORN_SHARE = 0.6
 _FOLLOW_SHARE = 0.6
 """After a first kill, the share of the next ones that wait for a process in the middle of repair or of a claim."""
+_LATE = 0.8
 _NEVER = 1 << 60
 
 
@@ -48,11 +49,13 @@ class Killer:
         random, points = self._random, self._points
         self._deaths = view.deaths
         self._step, self._point = _NEVER, ""
+        # Whoever has not come to the point by then dies where it is: there is a kill in nearly every schedule.
+        late = view.step + int(_LATE * max(0, self._steps - view.step))
         if view.deaths and random.random() < _FOLLOW_SHARE:
             points = [point for point in points if point.startswith(("repair.", "claim."))]
-            self._point, self._hits = random.choice(points), 1
+            self._point, self._hits, self._step = random.choice(points), 1, late
         elif random.random() < _POINT_SHARE:
-            self._point, self._hits = random.choice(points), random.choice((1, 1, 2, 3, 5))
+            self._point, self._hits, self._step = random.choice(points), random.choice((1, 1, 2, 3, 5)), late
         else:
             self._step = view.step + random.randrange(max(1, self._steps - view.step))
 

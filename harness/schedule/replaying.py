@@ -10,6 +10,7 @@ from harness.schedule.base import Choice, Standing, View
 
 _CATCH_UP_MAX = 12
 """So many points that the recording does not know are passed on the way to the one that it names."""
+_DIVERGENCES_MAX = 100
 
 
 class Replaying:
@@ -30,7 +31,8 @@ class Replaying:
     def begin(self, scenario: Scenario, number: int) -> bool:  # noqa: ARG002
         """The same one every time."""
         self._position = 0
-        self._caught = 0
+        self._passed = 0
+        self._falling_back = False
         self._random = Random(f"{self._seed}/fallback")
         self.divergences: list[str] = []
         return True
@@ -41,36 +43,53 @@ class Replaying:
             wanted = self._choices[self._position]
             standing = _find(wanted, view)
             if standing is None:
-                self._diverged(
+                self._left_out(
                     view, f"process {wanted.process} cannot {'die' if wanted.kill else 'move'} now"
                 )
-                self._position += 1
                 continue
             if standing.point == wanted.point or wanted.point not in self._known:
                 if standing.point != wanted.point:
-                    self._diverged(view, f"there is no point {wanted.point} any more; {_where(standing)}")
+                    self._diverged(
+                        view, f"there is no point {wanted.point or 'without a name'}; {_where(standing)}"
+                    )
                 self._position += 1
-                self._caught = 0
-                return Choice(wanted.process, standing.point, wanted.kill, min(wanted.torn, standing.parts))
-            self._diverged(view, f"{_where(standing)}, not at {wanted.point}")
+                self._passed = 0
+                torn = max(0, min(wanted.torn, standing.parts))
+                return Choice(wanted.process, standing.point, wanted.kill, torn)
             movable = _find(wanted._replace(kill=False), view)
-            if self._caught < _CATCH_UP_MAX and movable is not None:
-                self._caught += 1
+            if movable is None:
+                self._left_out(view, f"{_where(standing)}, not at {wanted.point}")
+            elif self._passed < _CATCH_UP_MAX:
+                if not self._passed:
+                    self._diverged(
+                        view, f"{_where(standing)}, not at {wanted.point}; it moves on until it is"
+                    )
+                self._passed += 1
                 return Choice(movable.number, movable.point)
-            self._caught = 0
-            self._position += 1
+            else:
+                self._left_out(view, f"{_where(standing)}, and still not at {wanted.point}")
         return self._beyond(view)
 
     def _beyond(self, view: View) -> Choice:
         """What comes after the recording."""
-        if self.divergences:
-            chosen = view.enabled[self._random.randrange(len(view.enabled))]
-        else:
+        if not self.divergences:
             chosen = next((s for s in view.enabled if s.number == view.last), view.enabled[0])
+            return Choice(chosen.number, chosen.point)
+        if not self._falling_back:
+            self._falling_back = True
+            self._diverged(
+                view, f"the recording is used up; continued with the seeded fallback ({self._seed})"
+            )
+        chosen = view.enabled[self._random.randrange(len(view.enabled))]
         return Choice(chosen.number, chosen.point)
 
+    def _left_out(self, view: View, why: str) -> None:
+        self._diverged(view, f"{why}; that choice is left out")
+        self._position += 1
+        self._passed = 0
+
     def _diverged(self, view: View, why: str) -> None:
-        if len(self.divergences) < 100:
+        if len(self.divergences) < _DIVERGENCES_MAX:
             self.divergences.append(f"step {view.step + 1}: {why}")
 
     def end(self, stopped: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from harness.history import Event, Invoke, Left
+from harness.history import Event, Invoke, Left, Violation
 from harness.schedule.base import Choice, Strategy, View
 from harness.stepped.base import Actor, Stage, State
 
 STEPS_MAX: Final = 5_000
 """A schedule that is longer is continued by letting everybody take turns, and if it does not end within as many steps
 again, it never will."""
+_ALIVE: Final = (State.PARKED, State.WAITING)
 
 
 class Kill(NamedTuple):
@@ -47,80 +48,79 @@ def conduct(stage: Stage, strategy: Strategy, *, steps_max: int = STEPS_MAX) -> 
     everybody is gone and the store was examined.
     """
     actors = stage.begin()
-    kills_max = stage.scenario.kills
+    living = [actor for actor in actors if actor.state in _ALIVE]
+    kills_left = stage.scenario.kills
     steps: list[Choice] = []
     kills: list[Kill] = []
     stuck = ""
     waiting: tuple[str, ...] = ()
-    last = 0
-    while enabled := _enabled(stage, actors):
+    view = View()
+    view.mortal = living if kills_left else ()
+    while enabled := _enabled(stage, living):
         if len(steps) >= 2 * steps_max:
             stuck = "livelock"
             break
         stage.clock = len(steps) + 1
-        mortal = _mortal(actors) if len(kills) < kills_max else ()
         if len(steps) < steps_max:
-            choice = strategy.choose(View(len(steps), last, len(kills), enabled, mortal))
+            view.step, view.enabled = len(steps), enabled
+            choice = strategy.choose(view)
         else:
-            following = next((actor for actor in enabled if actor.number > last), enabled[0])
+            following = next((actor for actor in enabled if actor.number > view.last), enabled[0])
             choice = Choice(following.number, following.point)
         actor = actors[choice.process - 1]
         steps.append(choice)
         if choice.kill:
-            kills.append(_kill(stage, actors, actor, choice, len(steps)))
-            for joiner in actors:
-                if joiner.state is State.ABSENT and joiner.program.joins <= len(kills):
-                    joiner.state = State.PARKED
+            kills.append(_kill(stage, living, actor, choice, len(steps)))
+            kills_left -= 1
+            view.deaths += 1
+            _join(actors, len(kills))
         else:
             stage.step(actor)
-            last = actor.number
+            view.last = actor.number
+        if choice.kill or not (actor.state is State.PARKED or actor.state is State.WAITING):
+            living = [one for one in actors if one.state in _ALIVE]
+            view.mortal = living if kills_left else ()
     else:
-        if any(actor.state is State.WAITING for actor in actors):
-            stuck, waiting = "deadlock", tuple(_waiting(stage, actors))
+        if living:
+            stuck, waiting = "deadlock", tuple(_waiting(stage, living))
     strategy.end(bool(stuck))
     return _ended(stage, actors, steps, kills, stuck, waiting)
 
 
-def _enabled(stage: Stage, actors: Sequence[Actor]) -> list[Actor]:
-    """Who can move: everybody who stands at a point, or waits for a lock that is free now."""
-    return [
-        actor
-        for actor in actors
-        if actor.state is State.PARKED or (actor.state is State.WAITING and stage.place.is_free(actor.waits))
-    ]
+def _enabled(stage: Stage, living: Sequence[Actor]) -> list[Actor]:
+    """Who can move: everybody who stands at a point, unless it waits there for a lock that somebody holds."""
+    return [actor for actor in living if not actor.waits or stage.place.is_free(actor.waits)]
 
 
-def _mortal(actors: Sequence[Actor]) -> list[Actor]:
-    return [
-        actor
-        for actor in actors
-        if (actor.state is State.PARKED or actor.state is State.WAITING) and actor.point
-    ]
+def _join(actors: Sequence[Actor], deaths: int) -> None:
+    """Let those in who join after so many deaths."""
+    for actor in actors:
+        if actor.state is State.ABSENT and actor.program.joins <= deaths:
+            actor.state = State.PARKED
 
 
-def _kill(stage: Stage, actors: Sequence[Actor], victim: Actor, choice: Choice, step: int) -> Kill:
+def _kill(stage: Stage, living: Sequence[Actor], victim: Actor, choice: Choice, step: int) -> Kill:
     others = tuple(
         (actor.number, actor.point, actor.waits, stage.holding(actor))
-        for actor in actors
-        if actor is not victim and actor.state in (State.PARKED, State.WAITING)
+        for actor in living
+        if actor is not victim
     )
     kill = Kill(step, victim.number, victim.point, choice.torn, stage.holding(victim), others)
     stage.kill(victim, choice.torn)
     return kill
 
 
-def _waiting(stage: Stage, actors: Sequence[Actor]) -> list[str]:
+def _waiting(stage: Stage, living: Sequence[Actor]) -> list[str]:
     """Who waits for what, and who holds what, in words."""
     words = []
-    for actor in actors:
-        if actor.state is State.WAITING:
-            holders = [
-                str(other.number)
-                for other in actors
-                if other is not actor and actor.waits in stage.holding(other)
-            ]
-            held = f", held by process {', '.join(holders)}" if holders else ""
-            words.append(f"process {actor.number} at {actor.point} waits for {actor.waits}{held}")
+    for actor in living:
+        holders = [
+            str(other.number)
+            for other in living
+            if other is not actor and actor.waits in stage.holding(other)
+        ]
+        held = f", held by process {', '.join(holders)}" if holders else ""
+        words.append(f"process {actor.number} at {actor.point} waits for {actor.waits}{held}")
     return words
 
 
@@ -140,10 +140,10 @@ def _ended(
 
 
 def unfinished(histories: Sequence[Sequence[Event]]) -> list[Invoke]:
-    """The writes that were under way when their process was killed: at most one of each."""
+    """The writes that were under way when their process was killed, or ended otherwise: at most one of each."""
     found = []
     for events in histories:
-        last = events[-1] if events else None
+        last = next((event for event in reversed(events) if not isinstance(event, Violation)), None)
         if isinstance(last, Invoke) and last.f == "write":
             found.append(last)
     return found

@@ -26,6 +26,8 @@ _MARGIN_BYTES: Final = 4 * layout.PAGE
 _FOREVER_S: Final = 1e9
 """A lock timeout that never comes: who waits for whom is the scheduler's business."""
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory in memory, where there is one
+parent_by_default: Path | None = None
+"""Where stores are made, for a process whose parent looks after that directory; ``None``: in memory."""
 
 
 def item_keys(scenario: Scenario) -> tuple[bytes, ...]:
@@ -65,11 +67,15 @@ class Place:
 
     def __init__(self, scenario: Scenario, parent: Path | None = None) -> None:
         self.scenario = scenario
-        root = parent or (_MEMORY if os.access(_MEMORY, os.W_OK) else None)
+        root = parent or parent_by_default or (_MEMORY if os.access(_MEMORY, os.W_OK) else None)
         self.directory = Path(tempfile.mkdtemp(prefix="harness-explore-", dir=root))
         self.store = self.directory / "store"
         self.items = tuple(scenario.item(key) for key in range(len(scenario.revisions)))
         self.keys = item_keys(scenario)
+        self.told = False
+        """Whoever steps the processes clears ``taken`` whenever a lock may have become free."""
+        self.taken: set[str] = set()
+        """Locks that the kernel said were held, and nobody has let go of any since."""
         self.setup: list[Event] = []
         """The history of whoever wrote the first revisions, process number ``len(programs) + 1``."""
         self._make()
@@ -144,8 +150,13 @@ class Place:
 
     def is_free(self, lock: str) -> bool:
         """Whether nobody holds ``lock`` (by its name in the store's waits) now: asked of the kernel."""
+        if lock in self.taken:
+            return False
         asked = _range_of(lock)
-        return asked is None or not locks.range_is_held(self._ranges, asked)
+        free = asked is None or not locks.range_is_held(self._ranges, asked)
+        if not free and self.told:
+            self.taken.add(lock)
+        return free
 
     def anything_held(self) -> bool:
         """Whether any range of the store is locked by anybody."""
@@ -165,9 +176,11 @@ class Place:
                 os.close(fd)
 
     def close(self) -> None:
-        """Remove the store."""
+        """Remove the store. Stages that share it may each call this."""
         self._maps.clear()
-        files.close(self._ranges)
+        if self._ranges >= 0:
+            files.close(self._ranges)
+            self._ranges = -1
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Place:

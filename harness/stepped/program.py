@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from harness.engines.base import Revision, Session, Snapshot, Value
 from harness.errors import ConflictError, EngineDamagedError
-from harness.history import Event, Fail, Info, Invoke, Left, Ok, Read, Violation, describe_id, operation_id
+from harness.history import (
+    Event,
+    Fail,
+    Info,
+    Invoke,
+    Kind,
+    Left,
+    Ok,
+    Read,
+    Violation,
+    describe_id,
+    operation_id,
+)
 from harness.scenario import Program, Transaction
 from harness.workloads.base import Anomaly, Done, decode, encode, in_transaction
 
@@ -24,6 +36,13 @@ POINTS: Final[dict[str, str]] = {
     CLOSE: "the process is about to close the store",
 }
 """The harness's own sync points, beside the store's."""
+_KINDS: Final[dict[str, Kind]] = {
+    "put": "write",
+    "update": "write",
+    "read": "read",
+    "get": "get",
+    "history": "resolve",  # of no write in particular: what it lists is evidence all the same
+}
 ERROR: Final = "error"
 """The property that no operation ends in an error which its interface does not document."""
 
@@ -68,8 +87,7 @@ class Player:
         self._index += 1
         number, index, cast = self._number, self._index, self._cast
         items, emit = cast.items, cast.emit
-        f = "write" if transaction.writes or transaction.deletes else transaction.kind
-        assert f in {"write", "read", "get"}
+        f: Kind = _KINDS[transaction.kind]
         writes = tuple([items[key] for key in transaction.writes])
         deletes = tuple([items[key] for key in transaction.deletes])
         emit(Invoke(number, index, cast.clock(), f, WORKLOAD, writes, deletes))
@@ -107,6 +125,8 @@ class Player:
             return Done(session.put_many(pairs))
         if transaction.kind == "update":
             return in_transaction(session, lambda txn: self._update(txn, transaction, identity))
+        if transaction.kind == "history":
+            return Done(None, tuple(self._versions(transaction.reads, session)))
         if transaction.kind == "get":
             return Done(None, tuple([self._read(key, session.get(keys[key])) for key in transaction.reads]))
         snapshot = session.snapshot()
@@ -137,6 +157,12 @@ class Player:
                 seen, then = describe_id(read.writer), describe_id(other.writer)
                 raise Anomaly("isolation", f"{read.item}: one snapshot shows {seen} and then {then}", reads)
         return reads
+
+    def _versions(self, wanted: tuple[int, ...], session: Session) -> Iterator[Read]:
+        for key in wanted:
+            name = self._cast.keys[key]
+            for revision in session.revisions(name):
+                yield _version(self._cast.items[key], name, revision)
 
     def _read(self, key: int, value: Value | None) -> Read:
         item = self._cast.items[key]

@@ -30,14 +30,15 @@ from kvs import files, locks, syncpoints
 class _Within:
     """What the simulation knows about one process."""
 
-    __slots__ = ("cast", "descriptors", "greenlet", "muted", "write")
+    __slots__ = ("descriptors", "greenlet", "muted", "switch", "write")
 
     def __init__(self) -> None:
         self.greenlet: Any = None
+        self.switch: Any = None
         self.descriptors: set[int] = set()
         self.write: Any = None
         self.muted = True
-        """It opens the store before the start: its points are passed."""
+        """It opens the store before the start, or is dead and its frames are unwound: it stops at no point."""
 
 
 class Simulated:
@@ -48,6 +49,7 @@ class Simulated:
     def __init__(self, scenario: Scenario, place: Place | None = None) -> None:
         self.scenario = scenario
         self.place = place or Place(scenario)
+        self._taken = self.place.taken
         self.clock = 0
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._hub = greenlet.getcurrent()
@@ -59,23 +61,27 @@ class Simulated:
     def _take_over(self) -> None:
         """Own the store's hooks."""
         if files.opened != self._opened:
-            syncpoints.install(self._reached, self._waits)
+            syncpoints.install(self._reached, self._waits, self._freed)
             files.opened, files.closing = self._opened, self._closing
 
     # -- the seams of the store ---------------------------------------------------------------------------
 
     def _reached(self, point: str, write: Any = None) -> None:
         actor = self._current
-        if actor is None or actor.within.muted:
+        if actor is None:
             return
-        if self._unwinding:
-            raise greenlet.GreenletExit
+        if actor.within.muted:
+            if self._unwinding:
+                raise greenlet.GreenletExit
+            return
         actor.point = point
         actor.hits += 1
-        if write is not None:
-            data = write[2]
-            actor.parts = sum(map(len, data)) if type(data) is list else len(write[1])
-            actor.within.write = write
+        if write is None:
+            self._switch()
+            return
+        data = write[2]
+        actor.parts = sum(map(len, data)) if type(data) is list else len(write[1])
+        actor.within.write = write
         self._switch()
         actor.parts = 0
 
@@ -91,6 +97,9 @@ class Simulated:
         self._switch()
         actor.state, actor.waits = State.PARKED, ""
 
+    def _freed(self, lock: str) -> None:  # noqa: ARG002 - whichever it is
+        self._taken.clear()
+
     def _opened(self, fd: int) -> None:
         if self._current is not None:
             self._current.within.descriptors.add(fd)
@@ -98,6 +107,7 @@ class Simulated:
     def _closing(self, fd: int) -> None:
         if self._current is not None:
             self._current.within.descriptors.discard(fd)
+            self._taken.clear()
 
     # -- the stage ----------------------------------------------------------------------------------------
 
@@ -107,13 +117,16 @@ class Simulated:
         self._take_over()
         self._unwind()
         self.place.restore()
+        self.place.told = True
         self._actors = [Actor(number, program) for number, program in enumerate(self.scenario.programs, 1)]
         for actor in self._actors:
             within = actor.within = _Within()
             cast = Cast(self.place.items, self.place.keys, self._pause, actor.events.append, self._now)
             within.greenlet = greenlet.greenlet(self._live)
+            within.switch = within.greenlet.switch
             within.muted = not actor.program.joins
-            self._resume(actor, actor, cast)
+            self._current = actor
+            within.switch(actor, cast)
         return self._actors
 
     def _now(self) -> int:
@@ -139,20 +152,10 @@ class Simulated:
             actor.state, actor.point = State.ENDED, ""
             self._release(actor)
 
-    def _resume(self, actor: Actor, *arguments: Any) -> None:
-        self._current = actor
-        try:
-            actor.within.greenlet.switch(*arguments)
-        finally:
-            self._current = None
-
     def step(self, actor: Actor) -> None:
         """See ``Stage``."""
         self._current = actor
-        try:
-            actor.within.greenlet.switch()
-        finally:
-            self._current = None
+        actor.within.switch()
 
     def kill(self, actor: Actor, torn: int) -> None:
         """See ``Stage``."""
@@ -164,6 +167,7 @@ class Simulated:
 
     def _release(self, actor: Actor) -> None:
         """Close what a process that is gone had open, keeping the numbers."""
+        self._taken.clear()
         for fd in actor.within.descriptors:
             os.dup2(self._null, fd, inheritable=False)
 
@@ -173,6 +177,8 @@ class Simulated:
 
     def end(self) -> None:
         """See ``Stage``."""
+        self._current = None
+        self.place.told = False
         for actor in self._actors:
             if actor.state in (State.PARKED, State.WAITING, State.ABSENT):
                 self.kill(actor, 0)
@@ -183,13 +189,14 @@ class Simulated:
         for actor in self._actors:
             self._current = actor
             within = actor.within
+            within.muted = True
             if not within.greenlet.dead:
                 with contextlib.suppress(Exception):
                     within.greenlet.throw(greenlet.GreenletExit)
             for fd in within.descriptors:
                 os.close(fd)
             within.descriptors.clear()
-            within.greenlet = None
+            within.greenlet = within.switch = within.write = None
         self._current = None
         self._unwinding = False
         self._actors = []

@@ -17,6 +17,8 @@ import harness as package
 from harness import cli, history, judge, plan, planted, workloads
 from harness.engines import base
 from harness.errors import HarnessError, UsageError
+from harness.explore_job import STRATEGIES
+from harness.scenarios import GENERAL, SCENARIOS
 from harness.supervisor import AbortedError
 from harness.verdict import EXIT_CODES
 
@@ -152,11 +154,18 @@ def test_the_adapter_protocol_is_that_of_the_types(kind: type) -> None:
     assert set(table(f"The {kind.__name__.lower()}")) == methods | set(inspect.get_annotations(kind))
 
 
+def test_the_scenarios_and_the_strategies_are_all_that_there_are() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", section("Exploring schedules"), re.MULTILINE)
+    assert set(rows) == {*SCENARIOS, *STRATEGIES}
+    assert tuple(rows[:9]) == GENERAL
+    assert "takes the first nine in turns" in section("Exploring schedules")
+
+
 def test_every_file_has_a_place_in_the_order_of_a_run() -> None:
     here = Path(package.__file__).parent
     named = set(re.findall(r"`(\w+)(?:\.py|/)`", section("The source, in the order of a run")))
     there = {path.stem for path in here.glob("*.py") if not path.stem.startswith("__")}
-    assert named == there | {"workloads", "engines", "checkers", "schedule", "stepped"}
+    assert named == there | {"workloads", "engines", "checkers", "planted", "schedule", "stepped"}
 
 
 # The example engine.

@@ -1,0 +1,119 @@
+"""The command ``harness bench``: the store beside its peers, or the harness beside its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from harness.bench import BATCH, RESULTS, Result, Settings, Step, conduct, print_result, steps
+from harness.errors import UsageError
+from harness.verdict import EXIT_CODES
+
+if TYPE_CHECKING:
+    from harness import bench_schedules
+
+HARNESS_RESULTS: Final = Path("results/bench-harness.json")
+
+
+@click.command(
+    epilog="\b\nExamples:\n  harness bench --keys 100000 --out /tmp/bench.json\n  harness bench --harness"
+)
+@click.option(
+    "--harness", "schedules", is_flag=True, help="Measure the harness: complete schedules per second."
+)
+@click.option(
+    "--keys",
+    type=click.IntRange(BATCH, 1 << 28),
+    default=1_000_000,
+    show_default=True,
+    help="Keys in each store.",
+)
+@click.option("--rounds", type=click.IntRange(1, 1000), help="[default: 15, with --harness 9]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 600, min_open=True),
+    help="Most time of one contender in one cell of one round.  [default: 0.25, with --harness 2]",
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Decides keys and values.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
+    help="Parent of the stores.  [default: /dev/shm if it has room, else the temporary directory]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"JSON.  [default: {RESULTS}, with --harness {HARNESS_RESULTS}]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
+def bench(
+    schedules: bool,
+    keys: int,
+    rounds: int | None,
+    seconds: float | None,
+    seed: int,
+    directory: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Measure kvs beside SQLite and (where installed) LMDB: interleaved rounds, medians and ratios.
+
+    Ends with 0 if kvs meets every floor against LMDB, 1 if it misses one, 3 if LMDB is not installed. With --harness:
+    complete schedules per second on one core, simulated and over real processes, beside frontrun where installed.
+    """
+    from rich.console import Console
+
+    out = out or (HARNESS_RESULTS if schedules else RESULTS)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}") from error
+    result: Result | bench_schedules.Result
+    if schedules:
+        from harness import bench_schedules
+
+        rounds, seconds = rounds or 9, seconds or 2.0
+        with progress(bench_schedules.steps(rounds)) as step:
+            result = bench_schedules.measure(rounds=rounds, seconds=seconds, seed=seed, step=step)
+    else:
+        settings = Settings(keys=keys, rounds=rounds or 15, cell_seconds=seconds or 0.25, seed=seed)
+        with progress(steps(settings)) as step:
+            result = conduct(settings, directory, step)
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    out.write_bytes(text + b"\n")
+    if as_json:
+        click.echo(text.decode())
+    elif isinstance(result, Result):
+        print_result(Console(), result)
+    else:
+        bench_schedules.print_result(Console(), result)
+    if not as_json:
+        click.echo(f"harness: everything is in {out}", err=True)
+    return EXIT_CODES[result.outcome]
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Step]:
+    """A bar on standard error where a terminal watches, drawn between the timed sections and never in one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("starting", total=total)
+
+        def step(text: str) -> None:
+            bar.update(task, description=text, advance=1)
+            bar.refresh()
+
+        yield step

@@ -1,0 +1,369 @@
+"""The commands about schedules: ``harness explore``, ``replay`` and ``shrink``."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness import explore as exploring
+from harness import explore_finish as finishing
+from harness import planted
+from harness import replay as replaying
+from harness import shrink as shrinking
+from harness.errors import UsageError
+from harness.explore_finish import Workshop, memory
+from harness.explore_job import STRATEGIES, Options
+from harness.explore_jobs import Status
+from harness.failure import load
+from harness.scenario import Scenario
+from harness.scenarios import EXHAUSTIVE, GENERAL, SCENARIOS
+from harness.verdict import EXIT_CODES, Outcome
+
+RUNS: Final = Path("results") / "runs"
+SECONDS: Final = 30.0
+_STYLES: Final = {Outcome.OK: "green", Outcome.VIOLATION: "red", Outcome.UNKNOWN: "yellow"}
+
+
+class Line:
+    """One line on standard error that is drawn anew by whoever has something to say; silent unless a terminal watches.
+    It uses no thread: whoever uses it forks. Use as a context manager: the line goes.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+
+    def __enter__(self) -> Line:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, *parts: str) -> None:
+        """Draw the line."""
+        if self._live is not None:
+            self._live.update(Text("  ".join(filter(None, parts)), style="cyan", no_wrap=True), refresh=True)
+
+    def show_status(self, status: Status) -> None:
+        """Draw how far exploring is."""
+        if self._live is None:
+            return
+        counts = status.counts
+        if status.phase != "exploring":
+            self.show(f"{status.phase} {status.elapsed_s:5.1f} s", status.scenario, status.note)
+            return
+        self.show(
+            f"{status.phase} {status.elapsed_s:5.1f} s",
+            f"{counts.schedules:,} schedules",
+            f"{counts.schedules / max(counts.seconds, 0.001):6,.0f}/s",
+            f"{counts.steps:,} steps",
+            f"{counts.kills:,} kills",
+            f"coverage {status.coverage:.1%}",
+            f"{status.failures} failures" if status.failures else "",
+            status.scenario,
+        )
+
+
+@click.command(
+    epilog="\b\nExamples:\n  harness explore --seconds 60 --jobs 2\n  harness explore --bug intent-ignored\n"
+    "  harness explore --strategy pct --scenario claims --schedules 5000 --seed 7"
+)
+@click.option("--strategy", type=click.Choice(STRATEGIES), help="[default: mixed: random and pct in turn]")
+@click.option(
+    "--scenario", "scenarios", default="", help="Comma separated; see --list.  [default: all general ones]"
+)
+@click.option("--list", "listed", is_flag=True, help="List the scenarios and do nothing else.")
+@click.option("--seconds", type=float, help="[default: 30, without a limit where another one is given]")
+@click.option("--schedules", type=int, help="So many in all, and no more.")
+@click.option("--seed", type=click.IntRange(0), help="Decides every schedule.  [default: random]")
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), help="Processes that explore at the same time.  [default: 1]"
+)
+@click.option(
+    "--until-coverage", type=float, help="End when kills came at this share (0 to 1) of the sync points."
+)
+@click.option("--preemptions", type=click.IntRange(0), help="Bound of an exhaustive search.  [default: none]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directory.")
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Go on in this run directory, with its options.",
+)
+@click.option("--bug", default="", help="Plant a known bug in kvs first, to see what a failure looks like.")
+@click.option("--no-shrink", is_flag=True, help="Leave a failure as it was found.")
+@click.option("--keep-going", is_flag=True, help="Do not end at the first violation; keep one of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+def explore(listed: bool, as_json: bool, out: Path | None, resumed: Path | None, **given: Any) -> int:
+    """Explore schedules: which process moves when, and who is killed where, until a violation is found.
+
+    Every process of a small scenario is a greenlet with its own handle; a strategy decides every step. What is found is
+    made smaller, told on a page, and repeated with real processes and a real SIGKILL. Everything is kept under
+    results/runs/ (or --out). Ctrl-C ends it early, with a verdict over what there is; a second one at once, without.
+    """
+    if listed:
+        return _list(as_json)
+    changes = _changes(given)
+    command = shlex.join(["harness", *sys.argv[1:]])
+    with Line() as line:
+        if resumed is not None:
+            if out is not None:
+                raise UsageError("--out: what is resumed stays in its directory")
+            if changes.keys() & {"schedules", "until_coverage"}:
+                changes.setdefault("seconds", None)
+            explored = exploring.resume(resumed, changes, command=command, show=line.show_status)
+        else:
+            unlimited = changes.keys() & {"schedules", "until_coverage"}
+            defaults = {"seed": secrets.randbits(32), "seconds": None if unlimited else SECONDS}
+            options = Options(**defaults | changes)
+            explored = exploring.explore(options, out=out or RUNS, command=command, show=line.show_status)
+    if as_json:
+        print_json({**msgspec.to_builtins(explored), "pages": _pages(explored)})
+    else:
+        _print(explored)
+    return explored.exit_code
+
+
+def _changes(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, by the names of ``Options``."""
+    changes = {
+        name: value
+        for name, value in given.items()
+        if not (value is None or value is False or value == "") and name not in ("scenarios", "no_shrink")
+    }
+    names = tuple(name.strip() for name in given["scenarios"].split(",") if name.strip())
+    if names:
+        changes["scenarios"] = names
+    if given["no_shrink"]:
+        changes["shrink"] = False
+    return changes
+
+
+def _list(as_json: bool) -> int:
+    if as_json:
+        print_json(list(SCENARIOS.values()))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for heading in ("scenario", "used by", "what it is"):
+        table.add_column(heading, no_wrap=heading != "what it is")
+    for name, scenario in SCENARIOS.items():
+        used = [label for label, group in (("default", GENERAL), ("exhaustive", EXHAUSTIVE)) if name in group]
+        table.add_row(name, ", ".join(used), describe(scenario))
+    Console().print(table)
+    return 0
+
+
+def describe(scenario: Scenario) -> str:
+    """A scenario in one line."""
+    programs = scenario.programs
+    writers = sum(program.role == "writer" for program in programs)
+    joining = sum(program.joins > 0 for program in programs)
+    parts = [f"{writers} writers" if writers != 1 else "1 writer"]
+    if readers := len(programs) - writers:
+        parts.append(f"{readers} readers" if readers != 1 else "1 reader")
+    if joining:
+        parts.append(f"({joining} join after a death)")
+    parts.append(f"on {len(scenario.revisions)} keys" + (" that collide" if scenario.collide else ""))
+    words = " ".join(parts)
+    words += f", {sum(len(program.transactions) for program in programs)} transactions"
+    words += (
+        f", at most {scenario.kills} kill{'s' * (scenario.kills != 1)}" if scenario.kills else ", no kill"
+    )
+    return words + (", durable" if scenario.durable else "")
+
+
+@click.command(
+    epilog="\b\nExample:\n  harness replay results/runs/2026-03-01T12-00-00-9f3c-explore/failure-1.json"
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--times", type=click.IntRange(1), default=replaying.TIMES, show_default=True)
+@click.option("--simulated", is_flag=True, help="Greenlets in one process, instead of processes and SIGKILL.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For where FILE does not fit."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was seen as JSON.")
+def replay(file: Path, times: int, simulated: bool, seed: int, as_json: bool) -> int:
+    """Play the schedule of a failure again, over real processes with a real SIGKILL at the chosen point.
+
+    If the schedule does not fit the store any more, it is said where and why, and a seeded fallback goes on.
+    Exit code 1 if any violation was seen, 3 if something else than the recording was played and nothing was seen.
+    """
+    failure, notes = load(file)
+    done = 0
+    with Line() as line:
+
+        def show(_: replaying.Run) -> None:
+            nonlocal done
+            done += 1
+            line.show(f"replaying  {done} of {times}")
+
+        replays = replaying.replay(failure, notes, times=times, simulated=simulated, seed=seed, show=show)
+    if as_json:
+        print_json({**replays._asdict(), "runs": [run._asdict() for run in replays.runs]})
+        return replays.exit_code
+    console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
+    if failure.message:
+        console.print(Text(f"recorded   {failure.property_name:<11} {failure.message}"))
+    for text in replaying.describe(replays):
+        console.print(Text(f"  {text}"))
+    seen = next((finding for run in replays.runs for finding in run.findings), None)
+    outcome = next(outcome for outcome, code in EXIT_CODES.items() if code == replays.exit_code)
+    sentence = f"{seen.property_name:<11} {seen.message}" if seen else f"{len(replays.runs)} times"
+    console.print(Text.assemble((outcome, _STYLES[outcome]), f"  {sentence}"))
+    return replays.exit_code
+
+
+@click.command(epilog="\b\nExample:\n  harness shrink failure-1.json --out smaller.json")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: FILE itself]")
+@click.option(
+    "--limit-s", type=click.FloatRange(0, min_open=True), default=shrinking.LIMIT_S, show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the smaller failure as JSON.")
+def shrink(file: Path, out: Path | None, limit_s: float, as_json: bool) -> int:
+    """Make a failure smaller: fewer processes, transactions, keys, kills and steps with the same violation.
+
+    Ctrl-C keeps the smallest so far. Exit code 1, as the failure that is left is one; 2 if FILE does not show its
+    violation (any more).
+    """
+    failure, notes = load(file)
+    if failure.bug and failure.bug not in planted.BUGS:
+        raise UsageError(f"{file} is of a planted bug that is not known: {failure.bug!r}")
+    for note in notes:
+        click.echo(f"harness: {file}: {note}", err=True)
+    errors = os.memfd_create("harness-errors")
+    with Line() as line, memory() as stages:
+        workshop = Workshop(stages, errors, line.show)
+        smaller = finishing.settle(finishing.smaller(failure, workshop, limit_s), out or file, workshop)
+    os.close(errors)
+    if as_json:
+        print_json(smaller)
+    else:
+        click.echo(smaller.page)
+    return EXIT_CODES[Outcome.VIOLATION]
+
+
+def _pages(explored: exploring.Explored) -> list[str]:
+    return [Path(path).with_suffix(".txt").read_text(encoding="utf-8") for path in explored.failures.values()]
+
+
+def survey_bugs(only: Sequence[str], seed: int, *, as_json: bool) -> int:
+    """Explore with each planted bug in turn and print the table; 0 if every one passed, 1 if one did not."""
+    from harness import survey
+
+    rows: list[survey.Row] = []
+    with Line() as line:
+        for row in survey.survey(only, seed=seed, show=lambda name, status: line.show(name, status.phase)):
+            rows.append(row)
+    passed = len(rows) == len(only or survey.names()) and all(row.passed for row in rows)
+    if as_json:
+        facts = {"command": shlex.join(["harness", *sys.argv[1:]]), "versions": exploring.versions()}
+        text = msgspec.json.encode({"passed": passed, **facts, "rows": rows})
+        click.echo(msgspec.json.format(text, indent=1).decode())
+        return 0 if passed else 1
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "bug",
+        "schedules",
+        "seconds",
+        "property",
+        "steps",
+        "processes",
+        "transactions",
+        "replayed",
+        "",
+    ):
+        table.add_column(heading, justify="left" if heading in ("bug", "property", "") else "right")
+    for row in rows:
+        sizes = (
+            f"{row.before.get(name, 0)} to {row.after.get(name, 0)}"
+            for name in ("steps", "processes", "transactions")
+        )
+        table.add_row(
+            row.bug,
+            f"{row.schedules:,}",
+            f"{row.seconds:.2f}",
+            row.property_name,
+            *sizes,
+            row.reproduced,
+            Text("ok", "green") if row.passed else Text("ESCAPED" if not row.found else "NOT SHOWN", "red"),
+        )
+    Console(width=None if Console().is_terminal else 120).print(table)
+    click.echo(
+        f"selftest {'OK' if passed else 'FAILED'}: {sum(row.passed for row in rows)} of {len(rows)} bugs"
+    )
+    return 0 if passed else 1
+
+
+def _print(explored: exploring.Explored) -> None:
+    """The pages, the counts, and the verdict in the last line."""
+    console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
+    for text in _pages(explored):
+        console.print(Text(text))
+    record = explored.record
+    counts = record.counts
+    options = record.options
+    rate = counts.schedules / max(counts.seconds, 0.001)
+    scenarios = ", ".join(
+        f"{name} {counts.by_scenario[name]:,}" for name in options.scenarios if name in counts.by_scenario
+    )
+    missed = explored.never_killed_at
+    meetings = record.coverage.get("meetings", [])
+    searched = options.strategy == "exhaustive"
+    bound = "no bound" if options.preemptions is None else f"at most {options.preemptions}"
+    rows = [
+        ("schedules", f"{counts.schedules:,} in {counts.seconds:.1f} s ({rate:,.0f}/s): {scenarios}"),
+        ("steps", f"{counts.steps:,}, {counts.kills:,} kills"),
+        ("searched", f"{'all' if record.complete else 'not all'}; preemptions: {bound}" if searched else ""),
+        ("redundant", f"{counts.redundant:,} schedules were given up" if counts.redundant else ""),
+        ("coverage", _coverage(explored, len(meetings))),
+        ("not killed", f"at {', '.join(missed)}" if missed and not record.found and not searched else ""),
+        ("strategy", f"{options.strategy}, seed {options.seed}, digest {counts.digest}"),
+        ("run", explored.directory),
+        ("resume", f"harness explore --resume {shlex.quote(explored.directory)}"),
+    ]
+    for name, text in rows:
+        if text:
+            console.print(Text(f"{name:<11} {text}"))
+    for reason in explored.reasons:
+        console.print(Text(f"{'lacks':<11} {reason}"))
+    kinds = len(record.found)
+    sentence = f"{counts.schedules:,} schedules, {counts.kills:,} kills"
+    if kinds:
+        sentence += f", {kinds} kind{'s' * (kinds != 1)} of violation"
+    if explored.interrupted:
+        sentence += ", interrupted"
+    console.print(Text.assemble((explored.outcome, _STYLES[explored.outcome]), f"  {sentence}"))
+
+
+def _coverage(explored: exploring.Explored, met: int) -> str:
+    reachable = len(explored.record.reachable)
+    of = (
+        f"{explored.coverage:.1%} of the {reachable:,} that were seen to be reachable"
+        if reachable
+        else (f"kills at {explored.coverage:.1%} of the sync points")
+    )
+    return f"{met:,} meetings (who was killed where, and where a peer stood), {of}"
+
+
+def print_json(value: Any) -> None:
+    """``value`` on standard output as JSON."""
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
