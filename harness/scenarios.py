@@ -163,8 +163,8 @@ def _others() -> tuple[Scenario, ...]:
         Scenario(
             "speed",
             (
-                writer(update(0, 1), put(0, 1), derive((0, 1), (1,))),
-                writer(update(1, 2), put(1, 2), derive((1, 2), (2,)), io="append"),
+                writer(update(0, 1), put(0), update(1)),
+                writer(update(1, 2), put(1), update(2), io="append"),
                 reader(read(0, 1), read(1, 2), get(1)),
             ),
             (1, 1, 1),

@@ -178,20 +178,22 @@ def _entries(index: Index, used: Slots, report: Report) -> None:
         )
     live = 0
     keys: list[npt.NDArray[np.void]] = []
+    table = flat[index.first_word : index.first_word + index.slots * ENTRY_WORDS].reshape(-1, ENTRY_WORDS)
     for first in range(0, used.size, _CHUNK):
         rows = used[first : first + _CHUNK, None]
-        times = flat[rows + E_TIME + np.arange(REVISIONS)]
+        entries = table[(rows[:, 0] - index.first_word) // ENTRY_WORDS]
+        times = entries[:, E_TIME : E_TIME + REVISIONS]
         for row, ring in _places_of(times > np.uint64(committed)):
             shown = "BUSY" if times[row, ring] == np.uint64(BUSY) else f"T={times[row, ring]}"
             report("revision.time_known", f"{_name(index, rows[row, 0])} has {shown} with C={committed}")
         ordered = np.sort(times, axis=1)
-        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).any(axis=1)
-        for row in np.flatnonzero(twice):
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)
+        for row in np.flatnonzero(twice.any(axis=1)) if twice.any() else ():
             report("revision.time_unique", f"{_name(index, rows[row, 0])} has T={times[row].tolist()}")
-        for row in np.flatnonzero(((times[:, 1:] != 0) & (times[:, :-1] == 0)).any(axis=1)):
+        disordered = (times[:, 1:] != 0) & (times[:, :-1] == 0)
+        for row in np.flatnonzero(disordered.any(axis=1)) if disordered.any() else ():
             report("revision.order", f"{_name(index, rows[row, 0])} has T={times[row].tolist()}")
-        lengths = flat[rows + layout.E_PLACE + 1 + 2 * np.arange(REVISIONS)]
-        places = flat[rows + layout.E_PLACE + 2 * np.arange(REVISIONS)]
+        places, lengths = entries[:, layout.E_PLACE :: 2], entries[:, layout.E_PLACE + 1 :: 2]
         newest = times.argmax(axis=1)
         live += int((lengths[np.arange(len(rows)), newest] != np.uint64(TOMBSTONE)).sum())
         _locations(index, rows, times, places, lengths, report)

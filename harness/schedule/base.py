@@ -45,14 +45,16 @@ class Standing(Protocol):
 class View:
     """What a strategy chooses from: ``enabled`` can move (in the order of their numbers, never empty); ``mortal`` may
     be killed now, waiting ones included (empty when the scenario allows no more kills). ``step`` counts from 0;
-    ``last`` is the process that moved last (0: none), ``deaths`` how many were killed. One object serves a schedule.
+    ``last`` is the process that moved last (0: none), and ``moved`` the same as it stands now (``None``: it is gone);
+    ``deaths`` is how many were killed. One object serves a schedule.
     """
 
-    __slots__ = ("deaths", "enabled", "last", "mortal", "step")
+    __slots__ = ("deaths", "enabled", "last", "mortal", "moved", "step")
 
     def __init__(self) -> None:
         self.step = 0
         self.last = 0
+        self.moved: Standing | None = None
         self.deaths = 0
         self.enabled: Sequence[Standing] = ()
         self.mortal: Sequence[Standing] = ()

@@ -36,12 +36,10 @@ class Killer:
             self._aim(view)
         if view.step >= self._step:
             return self._kill(self._random.choice(view.mortal))
-        if self._point:
-            for standing in view.mortal:
-                if standing.point == self._point and standing.number == view.last:
-                    self._hits -= 1
-                    if self._hits <= 0:
-                        return self._kill(standing)
+        if view.moved is not None and view.moved.point == self._point:
+            self._hits -= 1
+            if self._hits <= 0:
+                return self._kill(view.moved)
         return None
 
     def _aim(self, view: View) -> None:

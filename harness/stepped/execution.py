@@ -56,7 +56,8 @@ def conduct(stage: Stage, strategy: Strategy, *, steps_max: int = STEPS_MAX) -> 
     waiting: tuple[str, ...] = ()
     view = View()
     view.mortal = living if kills_left else ()
-    while enabled := _enabled(stage, living):
+    crowded = True
+    while enabled := _enabled(stage, living) if crowded else living:
         if len(steps) >= 2 * steps_max:
             stuck = "livelock"
             break
@@ -76,10 +77,15 @@ def conduct(stage: Stage, strategy: Strategy, *, steps_max: int = STEPS_MAX) -> 
             _join(actors, len(kills))
         else:
             stage.step(actor)
-            view.last = actor.number
-        if choice.kill or not (actor.state is State.PARKED or actor.state is State.WAITING):
+            view.last, view.moved = actor.number, actor
+        if actor.state is not State.PARKED:
             living = [one for one in actors if one.state in _ALIVE]
             view.mortal = living if kills_left else ()
+            if actor is view.moved and actor not in living:
+                view.moved = None
+            crowded = any(one.waits for one in living)
+        elif crowded:
+            crowded = any(one.waits for one in living)
     else:
         if living:
             stuck, waiting = "deadlock", tuple(_waiting(stage, living))
