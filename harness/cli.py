@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -121,7 +120,7 @@ def run(
             out=out or campaign.RUNS,
             store_dir=store_dir,
             command=shlex.join(["harness", *sys.argv[1:]]),
-            show=progress.show,
+            show=progress.show_campaign,
         )
     if as_json:
         _print_json({"run_dir": str(result.run_dir), "judgement": result.judgement})
@@ -252,34 +251,15 @@ for _command in (cli_explore.explore, cli_explore.replay, cli_explore.shrink):
     cli.add_command(_command)
 
 
-class _Progress:
-    """One line on standard error that is drawn anew from the supervisor's own loop; silent unless a terminal
-    watches. It uses no thread: the supervisor forks.
-    """
+class _Progress(cli_explore.Line):
+    """The line of a campaign, drawn anew from the supervisor's own loop."""
 
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
-
-    def __enter__(self) -> _Progress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, status: Status) -> None:
+    def show_campaign(self, status: Status) -> None:
         """Draw ``status``."""
         self.show_trial("", status)
 
     def show_trial(self, trial: str, status: Status) -> None:
         """Draw ``status`` of a trial of the selftest."""
-        if self._live is None:
-            return
         elapsed = max(status.elapsed_s, 0.001)
         parts = [
             f"{trial} {status.phase:<8} {min(elapsed, status.seconds):5.1f} of {status.seconds:.0f} s",
@@ -289,7 +269,7 @@ class _Progress:
         ]
         if status.points_required:
             parts.append(f"points {status.points_covered}/{status.points_required}")
-        self._live.update(Text("  ".join(parts), style="cyan", no_wrap=True), refresh=True)
+        self.show(*parts)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import click
 import msgspec
@@ -48,7 +48,7 @@ class Line:
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         )
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self

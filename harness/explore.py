@@ -210,7 +210,7 @@ def _lacking(record: Record, share: float) -> Iterator[str]:
     if counts.undecided:
         yield f"{counts.undecided} times durability or resolution could not be decided"
     if options.until_coverage is not None and share < options.until_coverage:
-        yield f"coverage is {share:.1%}, not {options.until_coverage:.1%}"
+        yield f"coverage is {share:.2%}, not {options.until_coverage:.2%}"
     if options.strategy == "exhaustive" and not record.complete:
         open_ = [name for name in options.scenarios if not record.searches.get(name, {}).get("complete")]
         yield f"the search of {', '.join(open_)} is not complete"

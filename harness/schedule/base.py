@@ -8,9 +8,6 @@ from typing import NamedTuple, Protocol
 from harness.history import Event
 from harness.scenario import Scenario
 
-WHOLE = -1
-"""``Choice.torn`` where nothing of the write is applied by the kill: the victim just never comes to it."""
-
 
 class Choice(NamedTuple):
     """One step: ``process`` moves from where it stands to its next sync point, or dies where it stands (``kill``).
