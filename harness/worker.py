@@ -59,6 +59,7 @@ _RESOLVED_ITEMS_MAX: Final = 4
 """One item is enough where the store keeps a history; without one it may have been overwritten, and others not."""
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -337,6 +338,12 @@ def enter(stderr_fd: int, parent_pid: int) -> None:
 def die_with(parent_pid: int) -> None:
     """From now on the kernel kills this process when its parent dies (prctl(2)); at once, if that has happened."""
     if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent_pid:
+        os._exit(STATUS_CRASHED)
+
+
+def adopt() -> None:
+    """From now on the children of a child that dies are this process's own (prctl(2))."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         os._exit(STATUS_CRASHED)
 
 

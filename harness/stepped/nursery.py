@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from harness.errors import HarnessError
-from harness.worker import STATUS_CRASHED, die_with, enter
+from harness.worker import STATUS_CRASHED, adopt, die_with, enter
 
 _ANSWER_TIMEOUT_S: Final = 60
 _ORDER: Final = struct.Struct("<ii")
@@ -100,6 +100,7 @@ class Nursery:
 def _tend(link: socket.socket, life: Life, errors: int, parent: int) -> None:
     """The life of the nursery."""
     enter(errors, parent)
+    adopt()
     faulthandler.enable(file=2)
     own = os.getpid()
     gc.collect()

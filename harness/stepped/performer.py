@@ -10,49 +10,59 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import struct
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final
 
+import greenlet
 import msgspec
 
 from harness.history import Event, Invoke
+from harness.scenario import Program
+from harness.stepped import heir
 from harness.stepped.place import Place
 from harness.stepped.program import Cast, play
+from harness.worker import die_with
 from kvs import files, locks, syncpoints
 
 
 class Order(IntEnum):
-    """What a process is told. ``BEGIN`` to play program number ``value``; ``STEP`` to go on; ``TEAR`` to apply the
-    first ``value`` units of the write that it stands before, and stay; ``HOLDING`` to say which locks it holds;
-    ``LEAVE``, where it stands before it opened the store, to end there.
+    """What a process is told. ``BEGIN`` to play program number ``value``; ``STEP`` to go on; ``HOLDING`` to say which
+    locks it holds; ``LEAVE``, where it stands before it opened the store, to end there; ``BEQUEATH`` to apply the first
+    ``value`` units of the write that it stands before, to fork an heir, and to wait for its death; ``INHERIT``, which
+    is for the heir when that death has come and the store was examined, to become a process like a new one.
     """
 
     BEGIN = 1
     STEP = 2
-    TEAR = 3
-    HOLDING = 4
-    LEAVE = 5
+    HOLDING = 3
+    LEAVE = 4
+    BEQUEATH = 5
+    INHERIT = 6
 
 
 class Kind(IntEnum):
     """What a process answers: it stands at a ``POINT``, is ``WAITING`` for a lock, has ``ENDED`` (nothing of the store
-    is open any more), has ``TORN`` the write, or what it is ``HOLDING``. ``EVENTS`` come before an answer: an operation
-    that begins is told at once, or it would be lost where its process crashes in it.
+    is open any more), or what it is ``HOLDING``. An ``HEIR`` answers for its parent, with its process id for the parts,
+    when no lock depends on it (0: there is none); when it has inherited, it is ``READY``. ``EVENTS`` come before an
+    answer: an operation that begins is told at once, or it would be lost where its process crashes in it.
     """
 
     POINT = 1
     WAITING = 2
     ENDED = 3
-    TORN = 4
-    HOLDING = 5
-    EVENTS = 6
+    HOLDING = 4
+    HEIR = 5
+    READY = 6
+    EVENTS = 7
 
 
 _ORDER: Final = struct.Struct("<III")
 _ANSWER: Final = struct.Struct("<IIII")  # 16 bytes
 _READ_BYTES: Final = 4096
+_LEARNS: Final = (1, 8)
+"""In which generations of heirs the pages that it needs are looked for: the first victim may have died early."""
 _POINT: Final = int(Kind.POINT)
 _WAITING: Final = int(Kind.WAITING)
 _EVENTS: Final = int(Kind.EVENTS)
@@ -122,6 +132,10 @@ class _Leave(BaseException):
 class Performer:
     """A process, from its fork to its death. It closes whatever a program left open before it says that it ended, as
     the kernel does where a process exits; so it may play the next program as if it were a new one.
+
+    A program is played in a greenlet of its own. The heir of a process that is to be killed is forked outside of it,
+    and so can leave the frames of the dead alone: they are unwound when the store was examined and before it is put
+    back, so that no ``finally`` of the dead can have an effect (as in ``simulated``).
     """
 
     def __init__(self, link: int, place: Place) -> None:
@@ -130,10 +144,18 @@ class Performer:
         self._clock = 0
         self._muted = True
         """It opens the store before the start: its points are passed."""
+        self._unwinding = False
         self._write: Any = None
         self._events: list[Event] = []
         self._descriptors: set[int] = set()
         self._cast = Cast(place.items, place.keys, self._pause, self._emit, lambda: self._clock)
+        self._hub = greenlet.getcurrent()
+        self._life: Any = None
+        """The greenlet of the last program."""
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._nursery = os.getppid()
+        self._generation = 0
+        self._warmth = heir.Warmth()
 
     def live(self) -> None:
         """Play whatever is ordered until the process is killed, or whoever gives the orders is gone."""
@@ -141,19 +163,32 @@ class Performer:
         syncpoints.install(self._reached, self._waits)
         while True:
             order, self._clock, value = self._order()
+            if order == Order.INHERIT:
+                self._inherit()
+                self._answer(Kind.READY, "", 0)
+                continue
             assert order == Order.BEGIN, f"order {order} to a process that plays nothing"
-            self._perform(value)
-            self._answer(Kind.ENDED, "", 0)
+            if self._perform(value):
+                self._answer(Kind.ENDED, "", 0)
+            else:
+                self._bequeath()
 
-    def _perform(self, number: int) -> None:
+    def _perform(self, number: int) -> bool:
+        """Play it; false: it is to be killed where it stands."""
         program = self._place.scenario.programs[number - 1]
         self._muted = not program.joins
-        with self._everything_closed(), contextlib.suppress(_Leave):
-            play(number, program, self._cast, lambda: self._place.open_for(program))
+        self._life = greenlet.greenlet(self._play)
+        with contextlib.suppress(_Leave):
+            self._life.switch(number, program)
+        if not self._life.dead:
+            return False
+        self._close_everything()
+        return True
 
-    @contextlib.contextmanager
-    def _everything_closed(self) -> Iterator[None]:
-        yield
+    def _play(self, number: int, program: Program) -> None:
+        play(number, program, self._cast, lambda: self._place.open_for(program))
+
+    def _close_everything(self) -> None:
         self._muted = True
         if locks.held_by(self._descriptors):
             gc.collect()  # a handle in a circle of references, or its locks would be taken for the next one's
@@ -161,14 +196,43 @@ class Performer:
             os.close(fd)
         self._descriptors.clear()
 
+    def _bequeath(self) -> None:
+        """Fork an heir, which returns from this when it has nothing of its parent open. The parent never does."""
+        child = heir.fork()
+        if child < 0:
+            self._answer(Kind.HEIR, "", 0)
+        while child:
+            signal.pause()  # whoever leads the schedule kills it
+        heir.disown(self._descriptors, self._null)  # maps have others, of files that nobody locks
+        self._answer(Kind.HEIR, "", os.getpid())
+
+    def _inherit(self) -> None:
+        """Become a process like a new one. The parent is dead, and the nursery has taken its place."""
+        self._warmth.restore()
+        die_with(self._nursery)
+        heir.after_fork()
+        self._muted = self._unwinding = True
+        with contextlib.suppress(BaseException):
+            self._life.throw(greenlet.GreenletExit)
+        assert self._life.dead, "the program of the dead goes on"
+        self._life = self._write = None
+        self._unwinding = False
+        self._events.clear()
+        self._close_everything()
+        self._generation += 1
+        if self._generation in _LEARNS:
+            self._warmth.learn()
+
     # -- the seams of the store ---------------------------------------------------------------------------
 
     def _pause(self, point: str) -> None:
-        self._muted = False
+        self._muted = self._unwinding
         self._reached(point)
 
     def _reached(self, point: str, write: Any = None) -> None:
         if self._muted:
+            if self._unwinding:
+                raise greenlet.GreenletExit
             return
         parts = 0
         if write is not None:
@@ -178,11 +242,13 @@ class Performer:
         self._stand(_POINT, point, parts)
 
     def _waits(self, lock: str, attempt: int) -> None:  # noqa: ARG002 - the seam has it
+        if self._unwinding:
+            raise greenlet.GreenletExit
         self._stand(_WAITING, lock, 0)
 
     def _emit(self, event: Event) -> None:
         self._events.append(event)
-        if type(event) is Invoke:
+        if type(event) is Invoke and not self._unwinding:
             self._answer(_EVENTS, "", 0)
 
     # -- orders and answers -------------------------------------------------------------------------------
@@ -194,11 +260,14 @@ class Performer:
             order, self._clock, value = self._order()
             if order == _STEP:
                 return
-            if order == Order.TEAR:
-                store, position, data = self._write
-                store(position, data, value)
-                self._answer(Kind.TORN, "", 0)
-            elif order == Order.HOLDING:
+            if order == Order.BEQUEATH:
+                if value:
+                    store, position, data = self._write
+                    store(position, data, value)
+                self._hub.switch()
+                assert self._unwinding, "a process that is to be killed goes on"
+                raise greenlet.GreenletExit
+            if order == Order.HOLDING:
                 self._answer(Kind.HOLDING, "\n".join(locks.held_by(self._descriptors)), 0)
             elif order == Order.LEAVE:
                 raise _Leave

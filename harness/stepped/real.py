@@ -3,7 +3,7 @@
 Each process is forked from this one, opens its own handle, and stops at every sync point until it is told to go on
 (``performer``). All of them, and this one, stay on one processor: exactly one runs at any time, and handing over to
 a process on another processor costs more than what most steps do. A process that ended its program closes everything
-and waits for the next schedule; only the killed ones are forked anew.
+and waits for the next schedule; in the place of a killed one comes the heir that it forked right before (``heir``).
 """
 
 from __future__ import annotations
@@ -29,20 +29,26 @@ from harness.stepped.program import ERROR, OPEN
 
 SILENCE_S: Final = 30.0
 """A process that runs for so long without coming to a point, a wait or its end hangs."""
+GENERATIONS_MAX: Final = 1_000
+"""An heir has what its ancestors left in memory, about 400 bytes each; a new line of heirs begins without."""
 LIVENESS: Final = "liveness"
 _POINT: Final = int(Kind.POINT)
 _WAITING: Final = int(Kind.WAITING)
 
 
 class _Process:
-    """A forked process. ``idle``: it plays nothing and has nothing open."""
+    """A forked process. ``idle``: it plays nothing and has nothing open. ``inherits``: it is the heir of one that was
+    killed, and not yet like a new one. ``generation``: how many heirs are between it and the nursery.
+    """
 
-    __slots__ = ("idle", "link", "pid")
+    __slots__ = ("generation", "idle", "inherits", "link", "pid")
 
-    def __init__(self, pid: int, link: int) -> None:
+    def __init__(self, pid: int, link: int, generation: int = 0) -> None:
         self.pid = pid
         self.link = link
         self.idle = True
+        self.inherits = generation > 0
+        self.generation = generation
 
 
 class Real:
@@ -82,6 +88,8 @@ class Real:
         for number, process in list(self._processes.items()):
             if not process.idle:  # the last schedule was broken off
                 self._put_down(number)
+            elif process.inherits:
+                self._inherit(number, process)
         self.place.restore()
         self.actors = [Actor(number, program) for number, program in enumerate(self.scenario.programs, 1)]
         for actor in self.actors:
@@ -103,9 +111,9 @@ class Real:
         Raises:
             HarnessError: it died of something else before the signal came.
         """
-        if torn and actor.parts:
-            self._ask(actor, Order.TEAR, torn)
-        status = self._put_down(actor.number)
+        with uninterrupted():
+            heir = self._heir(actor, torn if actor.parts else 0)
+            status = self._put_down(actor.number, heir)
         actor.signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         actor.state = State.DEAD
         if actor.signal != signal.SIGKILL:
@@ -186,9 +194,12 @@ class Real:
             performer.send(actor.within.link, order, self.clock, value)
             return performer.receive(actor.within.link)
         except NoAnswerError as error:
-            raise HarnessError(
-                f"process {actor.number}, which stands at {actor.point}, does not answer: {self._last_words()}"
-            ) from error
+            raise self._mute(actor) from error
+
+    def _mute(self, actor: Actor) -> HarnessError:
+        return HarnessError(
+            f"process {actor.number}, which stands at {actor.point}, does not answer: {self._last_words()}"
+        )
 
     def _crashed(self, actor: Actor) -> None:
         """It ended although nobody killed it."""
@@ -225,19 +236,49 @@ class Real:
             process = self._processes[number] = _Process(pid, link.detach())
         return process
 
-    def _put_down(self, number: int) -> int:
-        """SIGKILL. Afterwards the kernel has released everything that the process held; its wait status."""
+    def _heir(self, actor: Actor, torn: int) -> int:
+        """The process id of the one that takes the place of ``actor``, which is to be killed after ``torn`` units of
+        the write that it stands before; 0: it has none, and the nursery forks the next one. The heir has nothing open
+        that ``actor`` has, so every lock goes with ``actor``.
+        """
+        process = actor.within
+        if process.generation >= GENERATIONS_MAX:
+            return 0
+        try:
+            performer.send(process.link, Order.BEQUEATH, self.clock, torn)
+            return performer.receive(process.link)[2]
+        except NoAnswerError as error:
+            if error.gone:
+                return 0  # of what it died its status says
+            raise self._mute(actor) from error
+
+    def _inherit(self, number: int, process: _Process) -> None:
+        """Make an heir a process like a new one, or do without it."""
+        try:
+            performer.send(process.link, Order.INHERIT, 0, 0)
+            performer.receive(process.link)
+            process.inherits = False
+        except NoAnswerError:
+            self._put_down(number)
+
+    def _put_down(self, number: int, heir: int = 0) -> int:
+        """SIGKILL. Afterwards the kernel has released everything that the process held; its wait status. ``heir`` is
+        the process that takes its place.
+        """
         with uninterrupted():
             os.kill(self._processes[number].pid, signal.SIGKILL)
-            return self._reap(number)
+            return self._reap(number, heir)
 
-    def _reap(self, number: int) -> int:
+    def _reap(self, number: int, heir: int = 0) -> int:
         assert self._nursery is not None
         with uninterrupted():
             process = self._processes[number]
             status = self._nursery.reap(process.pid)
-            del self._processes[number]
-            os.close(process.link)
+            if heir:
+                self._processes[number] = _Process(heir, process.link, process.generation + 1)
+            else:
+                del self._processes[number]
+                os.close(process.link)
         return status
 
 

@@ -22,6 +22,7 @@ from harness.scenarios import SCENARIOS
 from harness.schedule.base import Choice, View
 from harness.schedule.random_walk import RandomWalk
 from harness.schedule.replaying import Replaying
+from harness.stepped import heir, real
 from harness.stepped.base import Actor, State
 from harness.stepped.execution import conduct
 from harness.stepped.place import Place
@@ -145,6 +146,128 @@ def test_a_process_that_died_before_it_was_killed_is_no_kill(two: Real) -> None:
     assert victim.signal == signal.SIGTERM
 
 
+# -- heirs -------------------------------------------------------------------------------------------------
+
+
+def locks_of(pid: int) -> int:
+    """How many file locks ``pid`` holds, alone or with others, by proc_pid_fdinfo(5)."""
+    return sum(path.read_text().count("lock:") for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+
+
+@pytest.mark.parametrize("lock", ["COMMIT", "WRITER[0]"])
+def test_an_heir_keeps_no_lock_of_its_parent_alive(
+    two: Real, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    victim, _ = two.begin()
+    come_to(two, victim, "commit.after_lock")
+    pid, put_down, seen = pids(two)[1], two._put_down, []
+
+    def watched(number: int, heir_pid: int = 0) -> int:
+        seen.append((heir_pid, locks_of(pid) > 1, locks_of(heir_pid), two.place.is_free(lock)))
+        return put_down(number, heir_pid)
+
+    monkeypatch.setattr(two, "_put_down", watched)
+    two.kill(victim, 0)
+    assert two.place.is_free(lock)
+    assert seen == [(pids(two)[1], True, 0, False)]
+    assert pids(two)[1] != pid
+    assert gone(pid)
+    monkeypatch.undo()
+
+
+def test_an_heir_is_a_child_of_the_nursery_and_plays_as_its_parent_did(two: Real) -> None:
+    strategy = choices((1, 9), (2, 12))
+    whole = conduct(two, strategy)
+    victim, _ = two.begin()
+    come_to(two, victim, "publish.after_busy")
+    two.kill(victim, 0)
+    two.end()
+    assert two._nursery is not None
+    for process in two._processes.values():
+        assert process.generation == 1
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert f"PPid:\t{two._nursery._pid}\n" in status
+    assert conduct(two, choices((1, 9), (2, 12))) == whole
+
+
+@pytest.mark.parametrize("name", ["speed", "claims"])
+def test_three_hundred_kills_leave_no_lock_no_process_and_no_growth(name: str) -> None:
+    scenario = SCENARIOS[name]
+    strategy = RandomWalk(5, 160, list(syncpoints.POINTS))
+    sizes = []
+    with Real(scenario) as stage:
+        put_down, kills = stage._put_down, 0
+
+        def watched(number: int, heir_pid: int = 0) -> int:
+            assert not heir_pid or locks_of(heir_pid) == 0
+            return put_down(number, heir_pid)
+
+        stage._put_down = watched  # type: ignore[method-assign]
+        for number in range(300):
+            strategy.begin(scenario, number)
+            kills += len(conduct(stage, strategy).kills)
+            if number in (99, 299):
+                sizes.append([size(pid) for pid in pids(stage).values()])
+        assert kills > 150
+        assert stage._nursery is not None
+        nursery = stage._nursery._pid
+        children = Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()
+        assert sorted(map(int, children)) == sorted(pids(stage).values())
+    for before, after in zip(*sizes, strict=True):
+        assert after[0] - before[0] < 1024, "kB of its own memory"
+        assert after[1] - before[1] < 16, "maps"
+        assert after[2] - before[2] < 16, "descriptors"
+
+
+def size(pid: int) -> tuple[int, int, int]:
+    """Its own memory in kB, its maps and its descriptors."""
+    process = Path(f"/proc/{pid}")
+    anonymous = re.search(r"Anonymous: +(\d+) kB", (process / "smaps_rollup").read_text())
+    assert anonymous is not None
+    maps = (process / "maps").read_text().count("\n")
+    return int(anonymous[1]), maps, len(list((process / "fd").iterdir()))
+
+
+@pytest.mark.parametrize("generations", [0, 2])
+def test_a_line_of_heirs_ends_and_the_nursery_begins_another(
+    two: Real, monkeypatch: pytest.MonkeyPatch, generations: int
+) -> None:
+    monkeypatch.setattr(real, "GENERATIONS_MAX", generations)
+    seen = []
+    for _ in range(6):
+        victim, _ = two.begin()
+        seen.append(two._processes[1].generation)
+        come_to(two, victim, "commit.after_lock")
+        two.kill(victim, 0)
+        assert two.place.is_free("COMMIT")
+        two.end()
+    assert seen == ([0, 1, 2] * 2 if generations else [0] * 6)
+
+
+def test_a_process_that_cannot_fork_is_killed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heir, "fork", lambda: -1)
+    with Real(TWO) as stage:
+        for _ in range(2):
+            victim, _ = stage.begin()
+            come_to(stage, victim, "commit.after_lock")
+            pid = pids(stage)[1]
+            stage.kill(victim, 0)
+            assert victim.signal == signal.SIGKILL
+            assert gone(pid)
+            assert list(pids(stage)) == [2]
+
+
+def test_an_heir_that_dies_is_replaced(two: Real) -> None:
+    victim, _ = two.begin()
+    come_to(two, victim, "commit.after_lock")
+    two.kill(victim, 0)
+    two.end()
+    os.kill(pids(two)[1], signal.SIGKILL)
+    victim, _ = two.begin()
+    assert two._processes[1].generation == 0
+    come_to(two, victim, "commit.after_lock")
+
+
 # -- ends that nobody meant --------------------------------------------------------------------------------
 
 
@@ -219,6 +342,8 @@ def test_processes_that_played_before_behave_like_new_ones() -> None:
                 strategy.begin(scenario, number)
                 kept.append(conduct(stage, strategy))
                 killed = {kill.process for kill in kept[-1].kills}
+                for each in killed:
+                    assert stage._processes[each].inherits
                 for each, pid in before.items():
                     assert (pids(stage).get(each) == pid) == (each not in killed)
         for number, execution in enumerate(kept):
@@ -325,12 +450,16 @@ def test_ctrl_c_at_the_terminal_does_not_reach_the_processes(two: Real) -> None:
     come_to(two, first, "commit.after_lock")
 
 
-def test_processes_die_with_the_one_that_steps_them() -> None:
+@pytest.mark.parametrize("heirs", [0, 1, 2])
+def test_processes_die_with_the_one_that_steps_them(heirs: int) -> None:
     there, here = os.pipe()
     pid = os.fork()
     if pid == 0:
         stage = Real(TWO)
-        stage.begin()
+        for _ in range(heirs):  # the last one has not inherited
+            stage.kill(stage.begin()[0], 0)
+        if not heirs:
+            stage.begin()
         known = [*pids(stage).values(), stage._nursery._pid]  # type: ignore[union-attr]
         os.write(here, f"{stage.place.directory} {' '.join(map(str, known))}".encode())
         signal.pause()
