@@ -35,10 +35,9 @@ class Judge:
     def findings(self, execution: Execution) -> tuple[list[Finding], int]:
         """Every violation, the most telling first, and how many of durability and resolution could not be decided."""
         found = _reported(execution)
-        histories = [
-            [event for event in events if not isinstance(event, Violation)] for events in execution.histories
-        ]
-        histories.append([event for event in execution.aftermath if not isinstance(event, Violation)])
+        histories = [*execution.histories, execution.aftermath]
+        if found:
+            histories = [[event for event in events if type(event) is not Violation] for events in histories]
         order = place(self._setup + join(histories), dense=True)
         undecided = 0
         for check in _CHECKS:

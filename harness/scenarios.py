@@ -165,7 +165,7 @@ def _others() -> tuple[Scenario, ...]:
             (
                 writer(update(0, 1), put(0), update(1)),
                 writer(update(1, 2), put(1), update(2), io="append"),
-                reader(read(0, 1), read(1, 2), get(1)),
+                reader(read(0, 1), get(1), get(2)),
             ),
             (1, 1, 1),
         ),

@@ -224,11 +224,10 @@ def _locations(
     tails = _places(index)[:, layout.W_TAIL]
     file_ids = places >> np.uint64(layout.LOCATION_SHIFT)
     known = file_ids < np.uint64(index.writers_max)
-    ends = places & np.uint64(layout.LOCATION_MASK)
-    ends = ends + np.where(lengths == np.uint64(TOMBSTONE), 0, lengths).astype(np.uint64)
-    ends = ends + np.uint64(RECORD_HEADER_BYTES)
-    inside = known & (ends <= tails[np.where(known, file_ids, 0).astype(np.int64)])
-    wrong = (times != 0) & (times != np.uint64(BUSY)) & ~inside
+    ends = (places & np.uint64(layout.LOCATION_MASK)) + np.uint64(RECORD_HEADER_BYTES)
+    ends += np.where(lengths == np.uint64(TOMBSTONE), np.uint64(0), lengths)
+    inside = known & (ends <= tails.take(file_ids.view(np.int64), mode="clip"))
+    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY))
     for row, ring in _places_of(wrong):
         file_id, offset = layout.unpack_location(int(places[row, ring]))
         report(

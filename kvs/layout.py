@@ -17,6 +17,7 @@ the choice of a revision, touch one line only; locations and lengths fill the se
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Final, NamedTuple
 
@@ -193,6 +194,7 @@ def index_name(generation: int) -> str:
     return f"index.{generation}"
 
 
+@functools.lru_cache(maxsize=1024)
 def pack_smallfile_header(store_uuid: bytes, file_id: int) -> bytes:
     """The 64 bytes at the start of a smallfile."""
     head = SMALLFILE_HEADER.pack(SMALLFILE_MAGIC, FORMAT_VERSION, store_uuid, file_id, 0)

@@ -13,7 +13,6 @@ holds an in-process mutex in front of ``acquire``.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import os
@@ -22,7 +21,7 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -191,23 +190,33 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-@contextlib.contextmanager
-def gate(path: Path, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
+class gate:  # noqa: N801 - used as a context manager only
     """Hold the whole-file lock ``store.lock`` while a store is created, replaced or opened (flock(2)).
 
-    Raises:
+    Raises on entering:
         LockTimeoutError: another process is creating or replacing the store.
         CorruptedStoreError: the file is not there (and ``exclusive`` is not asked for).
     """
-    fd = _open(path, write=exclusive, create=exclusive)
-    _gates.add(fd)
-    try:
-        _lock_file(fd, _EXCLUSIVE if exclusive else _SHARED, timeout_s)
-        yield
-    finally:
-        if fd in _gates:  # not in a child that was forked meanwhile, where it is closed
-            _gates.discard(fd)
-            files.close(fd)  # releases the flock
+
+    def __init__(self, path: Path, *, exclusive: bool, timeout_s: float) -> None:
+        self._path = path
+        self._exclusive = exclusive
+        self._timeout_s = timeout_s
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        self._fd = _open(self._path, write=self._exclusive, create=self._exclusive)
+        _gates.add(self._fd)
+        try:
+            _lock_file(self._fd, _EXCLUSIVE if self._exclusive else _SHARED, self._timeout_s)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd in _gates:  # not in a child that was forked meanwhile, where it is closed
+            _gates.discard(self._fd)
+            files.close(self._fd)  # releases the flock
 
 
 def _open(path: Path, *, write: bool, create: bool = False) -> int:

@@ -48,8 +48,9 @@ class Options(NamedTuple):
     writers_max: int
 
 
-def ensure(directory: Path, options: Options) -> None:
-    """Make sure that a store is there to be opened, creating or replacing one as the flag says.
+def ensure(directory: Path, options: Options) -> Path:
+    """Make sure that a store is there to be opened, creating or replacing one as the flag says; returns the path of
+    its index.
 
     Raises:
         StoreNotFoundError, UnknownStoreError, StorageFullError; LockTimeoutError if another process is
@@ -64,9 +65,9 @@ def ensure(directory: Path, options: Options) -> None:
     if options.flag in "rw":
         if not there:
             raise _missing(directory)
-        return
+        return index_path
     if options.flag == "c" and there:
-        return
+        return index_path
     try:
         directory.mkdir(exist_ok=True)
     except FileNotFoundError:
@@ -78,9 +79,9 @@ def ensure(directory: Path, options: Options) -> None:
             path=str(directory),
         )
     with locks.gate(directory / GATE, exclusive=True, timeout_s=options.lock_timeout_s):
-        if options.flag == "c" and index_path.exists():
-            return  # somebody else was faster
-        _create(directory, index_path, options)
+        if options.flag == "n" or not index_path.exists():  # or somebody else was faster
+            _create(directory, index_path, options)
+    return index_path
 
 
 def _missing(directory: Path) -> Exception:

@@ -44,10 +44,9 @@ class Store(MutableMapping[Any, bytes]):
         self._options = options
         self._gone: Callable[[], Error] | None = None
         locks.check_platform()
-        opening.ensure(path, options)
+        index_path = opening.ensure(path, options)
         with locks.gate(path / opening.GATE, exclusive=False, timeout_s=options.lock_timeout_s):
             write = options.flag != "r"
-            index_path = path / layout.index_name(opening.GENERATION)
             self._index: Index = Index(index_path, write=write)
             self._writer: Writer | None = None
             smallfiles: Smallfiles | None = None
