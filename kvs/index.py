@@ -272,7 +272,8 @@ class Index:
         word = known if known >= 0 else self.probe(key)
         if word < 0:
             word = ~word
-            reach("publish.before_key")
+            if syncpoints.hook is not None:
+                reach("publish.before_key", (self.store_words, (word, word + 1), _key_words(key)))
             words[word], words[word + 1] = _key_words(key)
             reach("publish.after_key")
             ring = 0
@@ -354,6 +355,11 @@ class Index:
     def store_prefix(self, positions: Slots, data: Words | int, count: int) -> None:
         """Only the first ``count`` words of a scattered store: what a death in the middle of it leaves."""
         self.flat[positions[:count]] = data if isinstance(data, int) else data[:count]
+
+    def store_words(self, positions: Sequence[int], data: Sequence[int], count: int) -> None:
+        """Only the first ``count`` of a few words that are stored one by one."""
+        for position, word in zip(positions[:count], data, strict=False):
+            self.words[position] = word
 
     def close(self) -> None:
         """Drop the map (it goes when the last reader has looked away) and close the descriptor."""

@@ -193,8 +193,11 @@ def is_clean(index: Index) -> bool:
 
 
 def _store_pair(index: Index, word: int, data: bytes) -> None:
-    low, high = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
-    index.words[word], index.words[word + 1] = low, high
+    index.words[word], index.words[word + 1] = _pair(data)
+
+
+def _pair(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
 
 
 def claim(directory: Path, index: Index, smallfiles: Smallfiles, options: Options) -> Writer:
@@ -256,7 +259,9 @@ def _smallfile(index: Index, smallfiles: Smallfiles, slot: int, options: Options
         appender.reserve(layout.SMALLFILE_HEADER_BYTES)
         syncpoints.reach("claim.before_header", (appender.store_prefix, 0, pieces))
         appender.store(0, pieces)
-        syncpoints.reach("claim.after_header")
+        named = (place + layout.W_FILE, place + layout.W_TAIL)
+        values = (file_id, layout.SMALLFILE_HEADER_BYTES)
+        syncpoints.reach("claim.after_header", (index.store_words, named, values))
         if index.durable:
             appender.sync()
             files.sync_directory(path.parent)
@@ -287,8 +292,10 @@ def leave(index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
                 smallfiles.sync(index.words[place + layout.W_FILE])
         files.sync_data(index.fd, index.path)
         files.sync_directory(smallfiles.directory)
-        syncpoints.reach("close.before_clean")
-        _store_pair(index, layout.H_CLEAN, clean_hash(index))
+        digest = clean_hash(index)
+        pair = (layout.H_CLEAN, layout.H_CLEAN + 1)
+        syncpoints.reach("close.before_clean", (index.store_words, pair, _pair(digest)))
+        _store_pair(index, layout.H_CLEAN, digest)
         files.sync_data(index.fd, index.path)
         syncpoints.reach("close.after_clean")
 

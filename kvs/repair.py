@@ -110,6 +110,8 @@ def account(held: Held, index: Index, slot: int, tail: int, keys_live: int, entr
     assert held.range is COMMIT
     words = index.words
     words[layout.writer_word(slot) + layout.W_TAIL] = tail
-    syncpoints.reach("commit.after_tail")
+    if syncpoints.hook is not None:
+        counters = (layout.H_KEYS_LIVE, layout.H_ENTRIES_USED)
+        syncpoints.reach("commit.after_tail", (index.store_words, counters, (keys_live, entries_used)))
     words[layout.H_KEYS_LIVE] = keys_live
     words[layout.H_ENTRIES_USED] = entries_used

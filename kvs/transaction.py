@@ -85,8 +85,8 @@ class Writer:
                 if words[layout.H_INTENT]:
                     repair.finish(held, index, self.smallfiles)  # 2
                 time, keys_live, entries_used, located = self._validate(held, keys, values, expected)  # 3
-                reach("commit.after_validate")
                 offset = tail + extent[1]
+                reach("commit.after_validate", self._place(offset))
                 record = (tail, extent[1], len(keys), keys_live, entries_used, extent[4])
                 self._intend(held, time, offset)  # 4
                 self._record(held, time, offset, record)  # 5
@@ -193,6 +193,13 @@ class Writer:
         if added and used + added > index.capacity:
             raise IndexFullError(index.capacity, used, added)
         return words[layout.H_COMMITTED] + 1, words[layout.H_KEYS_LIVE] + live, used + added, located
+
+    def _place(self, offset: int) -> object:
+        """The intent's words but its T, as a write that a sync point carries; ``None`` where nobody listens."""
+        if syncpoints.hook is None:
+            return None
+        words = (layout.H_INTENT_WRITER, layout.H_INTENT_FILE, layout.H_INTENT_OFFSET)
+        return self.index.store_words, words, (self.slot, self.file_id, offset)
 
     def _intend(self, held: Held, time: int, offset: int) -> None:
         """Step 4: say where the commit record will be, then that there is one to look for."""

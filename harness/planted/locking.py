@@ -62,8 +62,8 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(
                 _WRITER,
                 "commit",
-                'reach("commit.after_validate")',
-                'time = early; reach("commit.after_validate")',
+                'reach("commit.after_validate", self._place(offset))',
+                'time = early; reach("commit.after_validate", self._place(offset))',
             ),
         ),
     ),

@@ -125,8 +125,8 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(
                 _WRITER,
                 "commit",
-                'reach("commit.after_validate")',
-                'repair.finish(held, index, self.smallfiles); reach("commit.after_validate")',
+                'reach("commit.after_validate", self._place(offset))',
+                'repair.finish(held, index, self.smallfiles); reach("commit.after_validate", self._place(offset))',
             ),
         ),
     ),

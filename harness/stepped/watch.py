@@ -32,7 +32,8 @@ DECLARED: Final[dict[str, Touches]] = {
     BEGIN: Touches(_FETCHED, frozenset()),
     OPEN: Touches(frozenset({"clean", "places", "tails"}), frozenset({"writers"})),
     CLOSE: Touches(
-        frozenset({"intent", "tails", "places", "records"}), frozenset({"commit", "owner", "writers"})
+        frozenset({"intent", "tails", "places", "records", "counters", "visible", "clean"}),
+        frozenset({"commit", "owner", "writers"}),
     ),
 }
 """``syncpoints.FOOTPRINTS`` and the harness's own points."""

@@ -141,6 +141,35 @@ def test_commit_killed_in_a_torn_publish_is_whole(store_dir: Path, point: str, p
         assert_healed(store, after, changes, 3)
 
 
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("point", ["commit.after_validate", "publish.before_key", "commit.after_tail"])
+def test_commit_killed_between_two_words_is_whole_or_absent(store_dir: Path, point: str, part: str) -> None:
+    before, changes, after = contents(SIZES["scalar"])
+    with survivor(store_dir, before) as store:
+        die_in_commit(store_dir, changes, Death(point, part=part))
+        happened = point != "commit.after_validate"
+        assert everything(store, changes) == (after if point == "commit.after_tail" else before)
+        assert_healed(store, after if happened else before, changes, 3 if happened else 2)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("point", ["claim.after_header", "close.before_clean"])
+def test_a_process_killed_between_two_words_of_its_place_or_of_the_clean_mark_leaves_a_sound_store(
+    store_dir: Path, point: str, part: str
+) -> None:
+    before, changes, _ = contents(SIZES["scalar"])
+    store = survivor(store_dir, before)
+    if point.startswith("close"):
+        store.close()
+    with Child(open_and_close, store_dir, Death(point, part=part), {}) as child:
+        assert child.receive() == point
+        assert child.join() == -signal.SIGKILL
+    if point.startswith("close"):
+        store = kvs.open(store_dir, "w")
+    with store:
+        assert_healed(store, before, changes, 2)
+
+
 def test_commit_killed_again_and_again_in_one_writer_place_leaves_no_trace(store_dir: Path) -> None:
     before, changes, after = contents(3)
     with survivor(store_dir, before) as store:
