@@ -104,21 +104,22 @@ def reachable(trace: Sequence[Event], joins: Sequence[int] = ()) -> set[Meeting]
     for event in trace:
         lives.setdefault(event.process, []).append(event)
     holds = list(_holds(trace))
+    deadly = [event for event in trace if event.way != STEP]
     found: set[Meeting] = set()
     deaths = 0
-    for death in trace:
-        if death.way == STEP:
-            continue
+    for death in deadly:
         for number, life in lives.items():
             if number == death.process:
                 continue
             after = bisect_left(life, death.number, key=lambda event, who=death.process: event.clock[who])  # type: ignore[misc]
+            needs = joins[number - 1] if joins else 0
             for made in range(death.clock[number], min(after, len(life) - 1) + 1):
-                if not made and joins and joins[number - 1] > deaths:
+                if not made and needs > deaths:
                     continue
                 stands = life[made]
+                came = life[made - 1] if made else deadly[needs - 1] if needs else None
                 found.add(Meeting(death.point, stands.point))
-                if any(_meanwhile(hold, life, made, death) for hold in holds if hold.lock == stands.wanted):
+                if any(_meanwhile(hold, came, stands, death) for hold in holds if hold.lock == stands.wanted):
                     found.add(Meeting(death.point, stands.point, stands.wanted))
         deaths += 1
     return found
@@ -142,13 +143,16 @@ def _holds(trace: Sequence[Event]) -> Iterator[_Hold]:
         held = event.held
 
 
-def _meanwhile(hold: _Hold, life: Sequence[Event], made: int, death: Event) -> bool:
-    """Whether the lock can have been held while a process stood after ``made`` moves of its life, before ``death``."""
+def _meanwhile(hold: _Hold, came: Event | None, leaves: Event, death: Event) -> bool:
+    """Whether the lock can have been held while a process stood where the move ``leaves`` begins, before ``death``.
+
+    ``came`` is what brought it there: its move before, the death that it joined after, or nothing: it began there.
+    """
     taken, freed = hold.taken, hold.freed
-    owner, number = taken.process, life[0].process
-    if owner == number or taken.clock[number] > made or taken.clock[death.process] >= death.number:
+    owner, number = taken.process, leaves.process
+    if owner == number or taken.clock[number] >= leaves.number or taken.clock[death.process] >= death.number:
         return False
-    return freed is None or not made or life[made - 1].clock[owner] < freed.number
+    return freed is None or came is None or came.clock[owner] < freed.number
 
 
 # -- all schedules ------------------------------------------------------------------------------------------------

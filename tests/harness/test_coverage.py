@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from msgspec import structs, to_builtins
 from xxhash import xxh3_128_hexdigest
 
@@ -54,7 +54,21 @@ def met(toy: Toy, moves: list[Move]) -> Iterator[Meeting]:
         world.move((process, way))
 
 
+NOBODY_TO_WAIT_FOR = Toy(
+    (
+        (("set", 0),),
+        (("lock", 0), ("set", 0), ("unlock", 0)),
+        (("lock", 0), ("set", 0), ("unlock", 0)),
+    ),
+    joins=(0, 0, 1),
+    kills=2,
+)
+"""The third joins when the second, the only other one that takes the lock, is dead: it never waits. It was claimed
+to, since whoever had not yet moved was taken to have been there from the beginning."""
+
+
 @settings(max_examples=80, deadline=None)
+@example(NOBODY_TO_WAIT_FOR)
 @given(toys())
 def test_the_reduced_search_knows_every_meeting_of_all_schedules(toy: Toy) -> None:
     listed = brute(toy)
