@@ -1,0 +1,1 @@
+"""Linearizability: does one order of the operations, within their intervals, explain every answer?"""
