@@ -6,8 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from harness.checkers.columns import NONE, SNAPSHOT, Flags, Numbers
 from harness.checkers.findings import Findings
-from harness.checkers.operation import OF_ONE_STATE, Operation
+from harness.checkers.operation import Operation
 from harness.checkers.order import NEVER, Order, window
 from harness.history import Read, describe_id
 from harness.verdict import Verdict
@@ -27,7 +28,12 @@ def check(order: Order) -> Verdict:
 
     Killed writes: one that was seen with its T is replayed there. One that was seen without a number is
     taken up at the first read that shows it, if a number is free for it there, and must then also show on
-    its other items. Complexity: O(n log n) for n reads and writes.
+    its other items.
+
+    Only a floating write that was taken up on its item speaks against a read that shows the version placed where it
+    looks. So all such reads are found at once (``columns``), and what is replayed are the items of which anything else
+    was read, with those that a floating write changes together with them. Complexity: O(n log n) for n reads and
+    writes; with the placing, 1.8 us for each transaction of a million (10 processes, 256 items).
 
     Does not verify: anything where the store reveals no commit order (then ``UNKNOWN``); reads without a
     snapshot (``get``) beyond the T that they carry (realtime does); which one of several killed deletes made
@@ -92,51 +98,69 @@ class _Replay:
         self.snapshots = 0
 
     def run(self) -> None:
-        """Replay all placed writes and the snapshots between them."""
-        state = self._state
-        state_get = state.get
+        """Count all reads, and replay what the placed versions alone do not explain."""
+        columns = self._order.columns
+        at = self._order.versions.at
+        numbered = columns.number != NONE
+        snapshots = columns.ok & (columns.kind == SNAPSHOT)
+        replayed = snapshots & numbered
+        replayed[columns.write_row] = at != NONE
+        self.snapshots = int(np.count_nonzero(snapshots))
+        self.reads = int(columns.lengths[replayed | snapshots].sum())
+        for row in np.flatnonzero(snapshots & ~numbered).tolist():
+            self._check_unnumbered(columns.operations[row])
+        odd = self._order.odd & replayed[columns.row]
+        if odd.any():
+            items = self._closed(columns.item[odd])
+            self._replay(self._touching(items, replayed), items)
+
+    def _closed(self, odd: Numbers) -> Flags:
+        """Which items are replayed: those of ``odd`` reads, and where a floating write changes one of them, all that
+        it changes, because it is taken up as a whole.
+        """
+        codes = self._order.columns.codes
+        items = np.zeros(len(codes), np.bool_)
+        items[odd] = True
+        groups = [[codes[item] for item in (*op.writes, *op.deletes)] for op in self._order.floating.values()]
+        while len(rest := [group for group in groups if not items[group].any()]) < len(groups):
+            for group in groups:
+                if items[group].any():
+                    items[group] = True
+            groups = rest
+        return items
+
+    def _touching(self, items: Flags, replayed: Flags) -> list[Operation]:
+        """The operations to be replayed that read or change any of ``items``: writes by T, each followed by the
+        snapshots at S=T.
+        """
+        columns = self._order.columns
+        touching = np.zeros(len(replayed), np.bool_)
+        touching[columns.row[items[columns.item]]] = True
+        touching[columns.write_row[columns.change_write[items[columns.changed]]]] = True
+        events = [columns.operations[row] for row in np.flatnonzero(touching & replayed).tolist()]
         placed = self._order.placed
-        for op in self._in_order():
-            self.reads += len(op.reads)
+        events.sort(key=lambda op: 2 * placed[op.id] if op.f == "write" else 2 * (op.sequence or 0) + 1)
+        return events
+
+    def _replay(self, events: list[Operation], items: Flags) -> None:
+        """Replay ``events`` as far as they touch ``items``."""
+        state, placed = self._state, self._order.placed
+        here = {item for item, code in self._order.columns.codes.items() if items[code]}
+        for op in events:
+            position = placed[op.id] - 1 if op.f == "write" else op.sequence or 0
+            for read in op.reads:
+                if read.item in here and state.get(read.item) != read.writer:
+                    self._explain(op, read, position)
             if op.f == "write":
-                sequence = placed[op.id]
-                for read in op.reads:
-                    if state_get(read.item) != read.writer:
-                        self._explain(op, read, sequence - 1)
                 for item in op.writes:
                     state[item] = op.id
                 for item in op.deletes:
                     state[item] = None
-                    self._absent_since[item] = sequence
+                    self._absent_since[item] = position + 1
                     self._absent_somewhen.discard(item)
-            else:
-                self.snapshots += 1
-                for read in op.reads:
-                    if state_get(read.item) != read.writer:
-                        self._explain(op, read, op.sequence or 0)
-
-    def _in_order(self) -> list[Operation]:
-        """Writes by T, each followed by the snapshots at S=T; snapshots without S are judged on the way."""
-        placed = self._order.placed
-        events: list[Operation] = []
-        keys: list[int] = []
-        for op in self._order.operations:
-            if op.f == "write":
-                if op.id in placed:
-                    events.append(op)
-                    keys.append(2 * placed[op.id])
-            elif op.f in OF_ONE_STATE and op.outcome == "ok":
-                if op.sequence is None:
-                    self._check_unnumbered(op)
-                else:
-                    events.append(op)
-                    keys.append(2 * op.sequence + 1)
-        return [events[index] for index in np.argsort(np.array(keys, dtype=np.int64), kind="stable")]
 
     def _check_unnumbered(self, op: Operation) -> None:
         """A snapshot whose S is not revealed must at least equal the state at some S."""
-        self.reads += len(op.reads)
-        self.snapshots += 1
         first, end = window(self._order, op.reads)
         if first >= end:
             self._found.violation(

@@ -10,10 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+import numpy as np
+
+from harness.checkers.columns import NONE, RESOLVE, Columns, Flags, Versions
 from harness.checkers.kept import Kept, Settled, collect, settle
 from harness.checkers.operation import OF_ONE_STATE, Operation
 from harness.history import Read, describe_id
@@ -40,10 +43,10 @@ class Chain:
 
     __slots__ = ("committers", "gone", "sequences")
 
-    def __init__(self) -> None:
-        self.sequences: list[int] = []
-        self.committers: list[int] = []
-        self.gone: list[int] = []
+    def __init__(self, sequences: list[int], committers: list[int], gone: list[int]) -> None:
+        self.sequences = sequences
+        self.committers = committers
+        self.gone = gone
 
     def at(self, position: int) -> tuple[int, int | None]:
         """T and the writer of the version that is current at ``position``; the writer of absence is None."""
@@ -74,41 +77,106 @@ class Chain:
 class Order:
     """All committed writes of a history in the store's own order. Made by ``place``.
 
-    ``placed``: T by operation id. ``floating``: commits that were seen, or acknowledged, without a number.
-    ``unplaced_deleters``: for each item, the earliest invocation of a write that deletes it and may have
-    committed but has no place. ``unknown``, ``aborted``, ``early``, ``misplaced``: impossible reads (of a
-    version that nobody wrote, of one whose writer failed, of one seen before its writer was invoked, of one
-    that carries another T than its writer's). ``kept``: the lists of versions that resolves found, and
+    ``columns``: the operations as numbers. ``placed``: T by operation id. ``floating``: commits that were seen, or
+    acknowledged, without a number. ``unplaced_deleters``: for each item, the earliest invocation of a write that
+    deletes it and may have committed but has no place. ``unknown``, ``aborted``, ``early``, ``misplaced``: impossible
+    reads (of a version that nobody wrote, of one whose writer failed, of one seen before its writer was invoked, of
+    one that carries another T than its writer's). ``kept``: the lists of versions that resolves found, and
     ``settled`` what follows from them. ``nobodys``: numbers that must be some operation's (in a dense order) and
     can be none's.
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = operations
-        self.writes: dict[int, Operation] = {}
-        self.placed: dict[int, int] = {}
-        self.chains: dict[str, Chain] = {}
-        self.sequences: list[int] = []
+        self.columns = columns = Columns(operations)
+        self.writes: dict[int, Operation] = dict(zip(columns.ids, columns.writes, strict=True))
+        acknowledged = columns.acknowledged.tolist()
+        numbers = [op.sequence or 0 for op in columns.writes]
+        self.placed: dict[int, int] = dict(
+            zip(compress(columns.ids, acknowledged), compress(numbers, acknowledged), strict=True)
+        )
+        self._unplaced = [
+            op for op in compress(columns.writes, (~columns.acknowledged).tolist()) if op.outcome != "fail"
+        ]
+        self._versions: Versions | None = None
+        self._chains: dict[str, Chain] = {}
+        self._odd: tuple[Versions, Flags] | None = None
         self.floating: dict[int, Operation] = {}
         self.listed: set[int] = set()
         self.unplaced_deleters: dict[str, int] = {}
-        self.duplicates: list[tuple[Operation, Operation]] = []
         self.unknown: list[Sighting] = []
         self.aborted: list[Sighting] = []
         self.early: list[Sighting] = []
         self.misplaced: list[Sighting] = []
-        self.kept: list[Kept] = collect(operations)
+        self.kept: list[Kept] = collect(columns.of_kind(RESOLVE))
         self.settled = Settled({}, [], {})
         self.nobodys: list[int] = []
+
+    def arrange(self) -> None:
+        """Call it when ``placed`` has changed; until then everything else here is as it was before."""
+        self._versions = None
+        self._chains = {}
+        self.__dict__.pop("sequences", None)
+
+    @property
+    def versions(self) -> Versions:
+        """All placed versions, sorted. Made when first asked for."""
+        if self._versions is None:
+            self._versions = Versions(self.columns, self.placed)
+        return self._versions
+
+    @cached_property
+    def sequences(self) -> list[int]:
+        """All T, sorted."""
+        return sorted(set(self.placed.values()))
+
+    @property
+    def unplaced(self) -> list[Operation]:
+        """The writes that may have committed and have no place."""
+        self._unplaced = [op for op in self._unplaced if op.id not in self.placed]
+        return self._unplaced
 
     @property
     def revealed(self) -> bool:
         """Whether the store told any commit sequence number at all."""
         return bool(self.placed)
 
+    @property
+    def duplicates(self) -> list[tuple[Operation, Operation]]:
+        """Writes that share a T, each with the one before it."""
+        if len(self.sequences) == len(self.placed):
+            return []
+        by_sequence = sorted(self.placed, key=self.placed.__getitem__)
+        return [
+            (self.writes[first], self.writes[second])
+            for first, second in pairwise(by_sequence)
+            if self.placed[first] == self.placed[second]
+        ]
+
+    @property
+    def odd(self) -> Flags:
+        """For each read of ``columns`` whether it shows anything but the version that is placed where it looks."""
+        if self._odd is None or self._odd[0] is not self.versions:
+            self._odd = self.versions, self.columns.odd(self.versions, self._odd)
+        return self._odd[1]
+
+    @property
+    def chains(self) -> dict[str, Chain]:
+        """The placed versions of all items that have any, by item, in the order of their first versions."""
+        names = list(self.columns.codes)
+        return {names[code]: self.chain(names[code]) for code in self.versions.by_first()}
+
     def chain(self, item: str) -> Chain:
         """The placed versions of ``item``, perhaps none."""
-        return self.chains.get(item) or Chain()
+        chain = self._chains.get(item)
+        if chain is None:
+            code, versions = self.columns.codes.get(item), self.versions
+            span = slice(0) if code is None else versions.span(code)
+            sequence = versions.sequence[span]
+            gone = sequence[versions.writer[span] == NONE]
+            chain = Chain(sequence.tolist(), versions.committer[span].tolist(), gone.tolist())
+            self._chains[item] = chain
+        return chain
 
     def known_before(self, time: int) -> int:
         """The newest T that an operation which was complete before ``time`` had written or seen."""
@@ -121,8 +189,10 @@ class Order:
         """The times of completion, sorted, and the newest T known at each. Made once: it rests on what was
         acknowledged and read, not on what is placed later.
         """
-        complete = sorted((op for op in self.operations if op.outcome == "ok"), key=attrgetter("completed"))
-        return [op.completed or 0 for op in complete], list(accumulate(map(_newest_known, complete), max))
+        ok, completed = np.flatnonzero(self.columns.ok), self.columns.completed
+        complete = ok[np.argsort(completed[ok])]
+        newest = np.maximum.accumulate(self.columns.newest[complete])
+        return completed[complete].tolist(), newest.tolist()
 
     def known_after(self, time: int) -> int:
         """The smallest T of the acknowledged writes that were invoked after ``time``, or ``NEVER``."""
@@ -181,12 +251,6 @@ class Order:
         return f"{text} (T unknown)"
 
 
-def _newest_known(op: Operation) -> int:
-    if op.f in OF_ONE_STATE:
-        return op.sequence or 0
-    return max((read.sequence or 0 for read in op.reads), default=0)
-
-
 def place(operations: Sequence[Operation], *, dense: bool = False) -> Order:
     """Place every committed write of ``operations``. One pass over all reads, then a sort: O(n log n).
 
@@ -194,69 +258,64 @@ def place(operations: Sequence[Operation], *, dense: bool = False) -> Order:
     belongs to a killed write that nobody saw, and to which one if only one can have it.
     """
     order = Order(operations)
-    order.writes = {op.id: op for op in operations if op.f == "write"}
-    order.placed = {
-        op.id: op.sequence for op in order.writes.values() if op.outcome == "ok" and op.sequence is not None
-    }
+    _place_seen(order)
+    order.arrange()
     seen = _look(order)
+    count = len(order.placed)
     order.settled = settle(order.kept, order.writes, order.placed, order.known_before, order.known_after)
-    order.sequences = sorted(set(order.placed.values()))
-    order.floating = {w: op for w, op in order.writes.items() if op.outcome == "ok" and w not in order.placed}
+    if len(order.placed) > count:
+        order.arrange()
+    order.floating = {op.id: op for op in order.unplaced if op.outcome == "ok"}
     order.floating.update({w: order.writes[w] for w in (*seen, *order.listed) if w not in order.placed})
-    _build_chains(order)
     if order.floating and order.placed and _settle(order, seen):
-        order.sequences = sorted(set(order.placed.values()))
-        _build_chains(order)
+        order.arrange()
     if dense and order.placed and _fill(order):
-        order.sequences = sorted(set(order.placed.values()))
-        _build_chains(order)
-    settled = order.placed.keys() | order.settled.absent.keys()
-    for op in order.writes.values():
-        if op.deletes and op.outcome != "fail" and op.id not in settled:
+        order.arrange()
+    for op in order.unplaced:
+        if op.deletes and op.id not in order.settled.absent:
             for item in op.deletes:
                 earliest = order.unplaced_deleters.get(item, NEVER)
                 order.unplaced_deleters[item] = min(earliest, op.invoked)
     return order
 
 
+def _place_seen(order: Order) -> None:
+    """Place the writes whose T only a reader of their versions was told."""
+    columns = order.columns
+    for index in columns.shown_of(op.id for op in order.unplaced):
+        by, read = columns.operations[columns.row[index]], columns.reads[index]
+        writer = order.writes[read.writer or 0]
+        if by.completed is not None and read.sequence is not None and read.item in writer.writes:
+            order.placed.setdefault(writer.id, read.sequence)
+
+
 def _look(order: Order) -> dict[int, list[Sighting]]:
-    """Look at every read once: place what it places, keep what is impossible; return the unnumbered info
-    writes that were seen, each with up to ``SIGHTINGS_MAX`` of its sightings.
+    """Look at every odd read once: keep what is impossible; return the unnumbered info writes that were seen, each
+    with up to ``SIGHTINGS_MAX`` of its sightings.
     """
-    writes, placed = order.writes, order.placed
-    writes_get, placed_get = writes.get, placed.get
+    columns, placed = order.columns, order.placed
     seen: dict[int, list[Sighting]] = {}
-    lists: dict[str, list[int]] = {}
-    for op in order.operations:
-        completed = op.completed
-        if completed is None or not op.reads:
+    for index in np.flatnonzero(order.odd).tolist():
+        op, read = columns.operations[columns.row[index]], columns.reads[index]
+        identity, completed = read.writer, op.completed
+        if identity is None or completed is None:
             continue
-        for read in op.reads:
-            identity = read.writer
-            if identity is None:
-                continue
-            writer = writes_get(identity)
-            if writer is None or read.item not in writer.writes:
-                _keep(order.unknown, op, read)
-                continue
-            if writer.invoked > completed:
-                _keep(order.early, op, read)
-            sequence = placed_get(identity)
-            if sequence is None or sequence != read.sequence:
-                if writer.outcome == "fail":
-                    _keep(order.aborted, op, read)
-                elif read.sequence is None:
-                    if sequence is None and writer.outcome == "info":
-                        _keep(seen.setdefault(identity, []), op, read)
-                elif sequence is None:
-                    placed[identity] = read.sequence
-                else:
-                    _keep(order.misplaced, op, read)
-            value = read.value
-            if type(value) is list and lists.get(read.item) != value:
-                lists[read.item] = value
-                _list(order, value)
-    return {identity: sightings for identity, sightings in seen.items() if identity not in placed}
+        writer = order.writes.get(identity)
+        if writer is None or read.item not in writer.writes:
+            _keep(order.unknown, op, read)
+            continue
+        if writer.invoked > completed:
+            _keep(order.early, op, read)
+        sequence = placed.get(identity)
+        if writer.outcome == "fail":
+            _keep(order.aborted, op, read)
+        elif read.sequence is None:
+            if sequence is None and writer.outcome == "info":
+                _keep(seen.setdefault(identity, []), op, read)
+        elif sequence != read.sequence:
+            _keep(order.misplaced, op, read)
+    _look_into_lists(order)
+    return seen
 
 
 def _keep(sightings: list[Sighting], op: Operation, read: Read) -> None:
@@ -264,40 +323,25 @@ def _keep(sightings: list[Sighting], op: Operation, read: Read) -> None:
         sightings.append(Sighting(op, read))
 
 
-def _list(order: Order, elements: list[int]) -> None:
+def _look_into_lists(order: Order) -> None:
     """Note the info writes whose elements stand in a list: they committed, whoever saw them."""
-    for element in elements:
-        if element not in order.placed and type(element) is int:
-            writer = order.writes.get(element)
-            if writer is not None and writer.outcome == "info":
-                order.listed.add(element)
-
-
-def _build_chains(order: Order) -> None:
-    """Sort the placed writes and string each item's versions together."""
-    order.chains = {}
-    order.duplicates = []
-    previous: Operation | None = None
-    previous_sequence = -1
-    placed = order.placed
-    for identity in sorted(placed, key=placed.__getitem__):
-        op, sequence = order.writes[identity], placed[identity]
-        if sequence == previous_sequence and previous is not None:
-            order.duplicates.append((previous, op))
-        previous, previous_sequence = op, sequence
-        for item in op.writes:
-            _append(order.chains, item, sequence, identity)
-        for item in op.deletes:
-            _append(order.chains, item, sequence, identity).gone.append(sequence)
-
-
-def _append(chains: dict[str, Chain], item: str, sequence: int, identity: int) -> Chain:
-    chain = chains.get(item)
-    if chain is None:
-        chain = chains[item] = Chain()
-    chain.sequences.append(sequence)
-    chain.committers.append(identity)
-    return chain
+    unseen = {op.id for op in order.unplaced if op.outcome == "info"}
+    if not unseen:
+        return
+    columns = order.columns
+    longest: dict[str, list[int]] = {}
+    for index in np.flatnonzero(columns.is_list).tolist():
+        read = columns.reads[index]
+        known, elements = longest.get(read.item, []), read.value
+        extends = elements[: len(known)] == known
+        new = elements[len(known) :] if extends else elements
+        if not unseen.isdisjoint(new):
+            writer, by = order.writes.get(read.writer or 0), columns.operations[columns.row[index]]
+            if writer is None or read.item not in writer.writes or by.completed is None:
+                continue
+            order.listed.update(e for e in unseen.intersection(new) if type(e) is int)
+        if extends:
+            longest[read.item] = elements
 
 
 def _settle(order: Order, seen: dict[int, list[Sighting]]) -> bool:
@@ -353,12 +397,12 @@ def _settle_lists(order: Order, forced: dict[int, int]) -> None:
 
 def _fill(order: Order) -> bool:
     """Place the unseen writes in the numbers that nobody else can have; return whether anything was placed."""
-    seen = max((_newest_known(op) for op in order.operations if op.outcome == "ok"), default=0)
-    numbers = order.gaps(0, max(seen, order.sequences[-1]), _FREE_MAX)
+    seen = order.columns.newest[order.columns.ok].max(initial=0)
+    numbers = order.gaps(0, max(int(seen), order.sequences[-1]), _FREE_MAX)
     unseen = [
         (op, order.known_before(op.invoked), order.settled.unfound.get(op.id, NEVER))
-        for op in order.writes.values()
-        if op.id not in order.placed and op.id not in order.settled.absent and op.outcome != "fail"
+        for op in order.unplaced
+        if op.id not in order.settled.absent
     ]
     free = numbers
     while True:

@@ -119,7 +119,9 @@ class _Sweep:
 
     def _late(self, op: Operation, what: str, expected: str) -> None:
         before = self._newest_by
-        assert before is not None
+        if before is None:
+            self._found.violation(f"{what} at a number below the first, which is 1", by=op, expected=expected)
+            return
         took = {"write": "committed it", "get": "had read it", "resolve": "had read it"}.get(
             before.f, "had included it"
         )
