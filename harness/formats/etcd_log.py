@@ -19,7 +19,9 @@ _FIELDS: Final = re.compile(rb"(\w+)\t(\S+)\t([^\t]*)(?:\t(.*))?")
 
 def read(file: BinaryIO, path: str) -> Iterator[Event]:
     """The events in a log; every other line is left out. What follows the value (an error) becomes ``extra["error"]``.
-    The value of an ``info`` is what Jepsen says about it, such as ``:timed-out``.
+    The value of an ``info`` is what Jepsen says about it, such as ``:timed-out``. A cas that failed with its value and
+    no error was answered: the register did not hold the old value. It gets ``extra["refused"]``, since those who
+    published verdicts on these logs read them so (Athalye, Porcupine).
 
     Raises:
         HistoryError: a line begins as an event and does not go on as one, or the log holds none.
@@ -56,7 +58,10 @@ def _fields(found: re.Match[bytes], path: str, line: int) -> dict[str, Any]:
         fields["error"] = rest[4].decode(errors="replace")
     if fields["process"].startswith(":"):
         return {**fields, "value": _said(rest[3], path, line)}
-    return {**fields, "value": edn.loads(rest[3], path, line)}
+    value = edn.loads(rest[3], path, line)
+    if (fields["type"], fields["f"]) == ("fail", ":cas") and isinstance(value, list) and "error" not in fields:
+        return {**fields, "value": value, "refused": True}
+    return {**fields, "value": value}
 
 
 def _said(value: bytes, path: str, line: int) -> Any:

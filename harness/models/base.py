@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from harness.budget import Budget
+from harness.evidence import Evidence, Shown, finding
 from harness.recorded import Op
-from harness.verdict import Verdict
+from harness.verdict import Finding, Outcome, Verdict
 
 Check = Callable[[Iterable[Op], str, Budget], Verdict]
 """``check(operations, property, budget)``. The operations come as ``recorded.pair`` yields them and are looked at once,
@@ -30,6 +31,10 @@ class Shape(NamedTuple):
     micros: frozenset[str]
     keyed: bool
     """Whether operations carry a field "key"."""
+    reads: frozenset[str] = frozenset()
+    """The kinds of what ok operations called "read" saw: "null", "int", "list" (sets, too), "map", "str" and so on."""
+    apart: bool = False
+    """Whether every transaction of micro-operations is one write and nothing else, or nothing but reads."""
 
 
 class Model(NamedTuple):
@@ -43,3 +48,46 @@ class Model(NamedTuple):
     check: Check
     fits: Callable[[Shape], bool]
     aliases: Mapping[str, str] = {}
+
+
+def is_transaction(value: Any) -> bool:
+    """Whether it is a list of micro-operations: ``[["append", 5, 1], ["r", 5, None]]``."""
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(
+            isinstance(each, list | tuple) and len(each) > 1 and isinstance(each[0], str) for each in value
+        )
+    )
+
+
+def frozen(value: Any) -> Hashable:
+    """A value that can be a member of a set, equal for equal values: lists become tuples, all the way down."""
+    if isinstance(value, list | tuple):
+        return tuple(frozen(each) for each in value)
+    if isinstance(value, set | frozenset):
+        return frozenset(frozen(each) for each in value)
+    if isinstance(value, Mapping):
+        return frozenset((frozen(key), frozen(each)) for key, each in value.items())
+    return value  # type: ignore[no-any-return]
+
+
+def shown(op: Op, text: str, role: str = "") -> Shown:
+    """An operation as evidence shows it."""
+    return Shown(
+        op.name, str(op.process), op.outcome, text, op.invoked, op.completed, op.line, op.line_completed, role
+    )
+
+
+def concluded(
+    property_name: str, found: Sequence[Evidence], checked: dict[str, int], doubt: str = ""
+) -> Verdict:
+    """The verdict over what was ``found``: a violation if anything was; else UNKNOWN if there is a ``doubt``, which is
+    a sentence that says what could not be decided; else OK.
+    """
+    if found:
+        findings = tuple(finding(property_name, evidence) for evidence in found)
+        return Verdict(property_name, Outcome.VIOLATION, findings, checked)
+    if doubt:
+        return Verdict(property_name, Outcome.UNKNOWN, (Finding(property_name, doubt),), checked)
+    return Verdict(property_name, Outcome.OK, (), checked)
