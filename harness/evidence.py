@@ -6,6 +6,7 @@ the history, from 0, which is the only clock that all formats share.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -59,6 +60,28 @@ class Evidence(msgspec.Struct, omit_defaults=True, frozen=True):
     operations: tuple[Shown, ...]
     sentences: tuple[str, ...]
     edges: tuple[Edge, ...] = ()
+
+
+def tell(evidence: Evidence, where: Callable[[Shown], str]) -> list[tuple[str, str]]:
+    """The evidence as lines of ``(heading, text)``, for a terminal or a page. ``where(operation)`` says where an
+    operation stands ("history.edn:17"), or nothing.
+    """
+    lines = [("meaning", evidence.meaning)]
+    for shown in evidence.operations:
+        place = where(shown)
+        role = f" ({shown.role})" if shown.role else ""
+        outcome = "" if shown.outcome == "ok" else f" [{shown.outcome}]"
+        lines.append((shown.name, f"process {shown.process}{outcome}{role}: {shown.text}"))
+        if place:
+            lines.append(("", place))
+    lines += [("why" if not number else "", sentence) for number, sentence in enumerate(evidence.sentences)]
+    return lines
+
+
+def lines_of(path: str, shown: Shown) -> str:
+    """``"history.edn:17, 23"``: the lines of an operation's invocation and of its completion; "" if it has none."""
+    numbers = [str(line) for line in (shown.line, shown.line_completed) if line]
+    return f"{path}:{', '.join(numbers)}" if numbers else ""
 
 
 def finding(property_name: str, evidence: Evidence) -> Finding:
