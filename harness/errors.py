@@ -23,6 +23,7 @@ class HistoryError(HarnessError):
 
     def __init__(self, message: str, path: str, line: int) -> None:
         super().__init__(f"{path}:{line}: {message}")
+        self.reason = message
         self.path = path
         self.line = line
 
