@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import cli_bench, cli_explore, engines
+from harness import cli_bench, cli_check, cli_explore, engines
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, WORKLOADS, Limits, Plan
 from harness.verdict import Outcome
@@ -76,7 +76,9 @@ def cli() -> None:
     type=click.FloatRange(0, min_open=True),
     help="Longest time that survivors may go without a commit.  [default: what the engine promises, else 1]",
 )
-@click.option("--bug", default="", help="Plant a known bug in kvs first, to see what a failure looks like.")
+@click.option(
+    "--bug", default="", help="Plant a known bug in the engine first, to see what a failure looks like."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def run(
     engine: str,
@@ -98,10 +100,10 @@ def run(
     Everything is saved under results/runs/ (or --out) and can be judged again with `harness check`. Ctrl-C
     ends the run early, with a verdict over what there is; a second one ends it at once, without.
     """
-    from harness import campaign, planted, report
+    from harness import campaign, report
 
-    if bug and (engine != "kvs" or bug not in planted.BUGS):
-        raise UsageError(f"no bug {bug!r} can be planted in {engine}; in kvs: {', '.join(planted.BUGS)}")
+    if bug and bug not in (known := engines.load(engine).bugs()):
+        raise UsageError(f"no bug {bug!r} can be planted in {engine}; it knows {', '.join(known) or 'none'}")
     plan = Plan(
         seed=secrets.randbits(32) if seed is None else seed,
         engine=engine,
@@ -132,24 +134,6 @@ def run(
         click.echo(f"harness: the store was kept in {result.store}", err=True)
     code = result.judgement.overall.exit_code
     return _FAILED if result.crashed and code != 1 else code
-
-
-@cli.command(epilog=_example("harness check results/runs/2026-03-01T12-00-00-9f3c"))
-@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-def check(run_dir: Path, as_json: bool) -> int:
-    """Judge a saved run again, from its histories alone; nothing in RUN_DIR is changed."""
-    from harness import judge, report
-
-    if not (run_dir / "plan.json").is_file():
-        raise UsageError(f"{run_dir} is not the directory of a run: it has no plan.json")
-    loaded = judge.load(run_dir)
-    judgement = judge.judge(loaded)
-    if as_json:
-        _print_json({"run_dir": str(run_dir), "judgement": judgement})
-    else:
-        report.print_summary(Console(), loaded, judgement, run_dir)
-    return judgement.overall.exit_code
 
 
 @cli.command(epilog=_example("harness points --engine kvs"))
@@ -247,7 +231,13 @@ def selftest(
 
 
 cli.add_command(cli_bench.bench)
-for _command in (cli_explore.explore, cli_explore.replay, cli_explore.shrink):
+for _command in (
+    cli_check.check,
+    cli_check.export,
+    cli_explore.explore,
+    cli_explore.replay,
+    cli_explore.shrink,
+):
     cli.add_command(_command)
 
 

@@ -1,30 +1,37 @@
-"""The command ``harness bench``: the store beside its peers, or the harness beside its own."""
+"""The command ``harness bench``: the store beside its peers, the harness beside its own, or the checkers."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from harness.bench import BATCH, RESULTS, Result, Settings, Step, conduct, print_result, steps
+from harness.bench import BATCH, RESULTS, Settings, Step, conduct, print_result, steps
 from harness.errors import UsageError
 from harness.verdict import EXIT_CODES
 
 if TYPE_CHECKING:
-    from harness import bench_schedules
+    from rich.console import Console
 
 HARNESS_RESULTS: Final = Path("results/bench-harness.json")
 
 
 @click.command(
-    epilog="\b\nExamples:\n  harness bench --keys 100000 --out /tmp/bench.json\n  harness bench --harness"
+    epilog="\b\nExamples:\n  harness bench --keys 100000 --out /tmp/bench.json\n  harness bench --harness\n"
+    "  harness bench --checkers"
 )
 @click.option(
     "--harness", "schedules", is_flag=True, help="Measure the harness: complete schedules per second."
+)
+@click.option("--checkers", is_flag=True, help="Measure the checkers: transactions per second, and memory.")
+@click.option(
+    "--histories",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="With --checkers: a directory of recorded histories (etcd/*.log, kv/c10-*, EXPECTED.tsv).",
 )
 @click.option(
     "--keys",
@@ -33,7 +40,9 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
     show_default=True,
     help="Keys in each store.",
 )
-@click.option("--rounds", type=click.IntRange(1, 1000), help="[default: 15, with --harness 9]")
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), help="[default: 15, with --harness 9, with --checkers 3]"
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 600, min_open=True),
@@ -49,11 +58,13 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"JSON.  [default: {RESULTS}, with --harness {HARNESS_RESULTS}]",
+    help="JSON.  [default: bench.json, bench-harness.json or bench-checkers.json in results]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
 def bench(
     schedules: bool,
+    checkers: bool,
+    histories: Path | None,
     keys: int,
     rounds: int | None,
     seconds: float | None,
@@ -65,36 +76,68 @@ def bench(
     """Measure kvs beside SQLite and (where installed) LMDB: interleaved rounds, medians and ratios.
 
     Ends with 0 if kvs meets every floor against LMDB, 1 if it misses one, 3 if LMDB is not installed. With --harness:
-    complete schedules per second on one core, simulated and over real processes, beside frontrun where installed.
+    complete schedules per second on one core, simulated and over real processes, beside frontrun where installed. With
+    --checkers: histories from a thousand to a million transactions; the growth is drawn beside the JSON.
     """
-    from rich.console import Console
+    if schedules and checkers:
+        raise UsageError("--harness and --checkers measure different things: name one of them")
+    if histories is not None and not checkers:
+        raise UsageError("--histories goes with --checkers")
+    if checkers:
+        return _finish(*_checkers(rounds or 3, histories, out), as_json=as_json)
+    if schedules:
+        path = _writable(out or HARNESS_RESULTS)
+        return _finish(*_schedules(rounds or 9, seconds or 2.0, seed, path), as_json=as_json)
+    path = _writable(out or RESULTS)
+    settings = Settings(keys=keys, rounds=rounds or 15, cell_seconds=seconds or 0.25, seed=seed)
+    with progress(steps(settings)) as step:
+        result = conduct(settings, directory, step)
+    return _finish(result, print_result, path, as_json=as_json)
 
-    out = out or (HARNESS_RESULTS if schedules else RESULTS)
+
+Print = Callable[["Console", Any], None]
+
+
+def _schedules(rounds: int, seconds: float, seed: int, out: Path) -> tuple[Any, Print, Path]:
+    from harness import bench_schedules
+
+    with progress(bench_schedules.steps(rounds)) as step:
+        result = bench_schedules.measure(rounds=rounds, seconds=seconds, seed=seed, step=step)
+    return result, bench_schedules.print_result, out
+
+
+def _checkers(rounds: int, histories: Path | None, out: Path | None) -> tuple[Any, Print, Path]:
+    from harness import bench_checkers
+
+    out = _writable(out or bench_checkers.RESULTS)
+    with progress(bench_checkers.steps(rounds=rounds, histories=histories)) as step:
+        result = bench_checkers.measure(rounds=rounds, histories=histories, show=step)
+    picture = out.with_suffix(".svg")
+    bench_checkers.draw_growth(result, picture)
+    click.echo(f"harness: the growth is drawn in {picture}", err=True)
+    return result, bench_checkers.print_result, out
+
+
+def _writable(out: Path) -> Path:
+    """The same path, once it is known that a long measurement will not be lost for want of it."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}") from error
-    result: Result | bench_schedules.Result
-    if schedules:
-        from harness import bench_schedules
+    return out
 
-        rounds, seconds = rounds or 9, seconds or 2.0
-        with progress(bench_schedules.steps(rounds)) as step:
-            result = bench_schedules.measure(rounds=rounds, seconds=seconds, seed=seed, step=step)
-    else:
-        settings = Settings(keys=keys, rounds=rounds or 15, cell_seconds=seconds or 0.25, seed=seed)
-        with progress(steps(settings)) as step:
-            result = conduct(settings, directory, step)
+
+def _finish(result: Any, show: Print, out: Path, *, as_json: bool) -> int:
+    """Save and print what was measured; the exit code."""
+    from rich.console import Console
+
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     out.write_bytes(text + b"\n")
     if as_json:
         click.echo(text.decode())
-    elif isinstance(result, Result):
-        print_result(Console(), result)
     else:
-        bench_schedules.print_result(Console(), result)
-    if not as_json:
+        show(Console(), result)
         click.echo(f"harness: everything is in {out}", err=True)
     return EXIT_CODES[result.outcome]
 

@@ -48,6 +48,11 @@ class Line:
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         )
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody sees the line."""
+        return self._live is not None
+
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from harness.checkers import liveness, traffic
 from harness.errors import HarnessError
+from harness.evidence import Evidence, Shown, lines_of, tell
 from harness.history import Died, Hits, Paused, Spawned
 from harness.judge import Judgement, Run, required_points, stall_limit_s
 from harness.verdict import Finding, Outcome, Verdict
@@ -137,15 +138,12 @@ def write_report(run_dir: Path, run: Run, judgement: Judgement) -> None:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _cell
+    told = [verdict for verdict in judgement.verdicts if verdict.outcome is judgement.overall.outcome]
     page = environment.get_template("report.md.j2").render(
         summary=summarize(run, judgement),
         plan=run.plan,
-        blocks=[
-            block
-            for verdict in judgement.verdicts
-            if verdict.outcome is judgement.overall.outcome
-            for block in _blocks(verdict, run, run_dir)
-        ],
+        blocks=[block for verdict in told for block in _blocks(verdict, run, run_dir)],
+        pictures=[picture for verdict in told for picture in _draw(verdict, run_dir)],
         check=_check_line(run_dir),
         settings=_settings(run),
         environment=sorted((k, v) for k, v in run.environment.items() if k != "required_points"),
@@ -265,16 +263,42 @@ def _blocks(verdict: Verdict, run: Run, run_dir: Path) -> list[str]:
     return blocks
 
 
+def _draw(verdict: Verdict, run_dir: Path) -> list[tuple[str, str]]:
+    """Draw the evidence of the findings that are told into ``run_dir``; title and file name of each picture."""
+    pictures = []
+    for number, finding in enumerate(verdict.findings[:_BLOCKS_MAX], 1):
+        evidence = finding.details.get("evidence")
+        if isinstance(evidence, Evidence):
+            from harness import timeline  # matplotlib takes half a second, and most runs have nothing to draw
+
+            name = f"{verdict.property_name}-{number}.svg"
+            try:
+                timeline.draw(evidence, run_dir / name)
+            except OSError as error:
+                raise HarnessError(f"{name} cannot be written to {run_dir}: {error}") from error
+            pictures.append((f"{verdict.property_name}: {evidence.anomaly}", name))
+    return pictures
+
+
 def _block(finding: Finding, run: Run, run_dir: Path) -> str:
     """One violation as a user should meet it."""
     lines = [f"VIOLATION  {finding.property_name:<11} {finding.message}"]
     moment = finding.details.get("time")
     if isinstance(moment, int):
         lines += [f"  {name:<11} {text}" for name, text in _circumstances(run, moment)]
+    evidence = finding.details.get("evidence")
+    if isinstance(evidence, Evidence):
+        lines += [f"  {heading:<11} {text}" for heading, text in tell(evidence, _where)]
+        lines.append("  versions    3.17 is what operation 17 of process 3 wrote")
     if expected := finding.details.get("expected"):
         lines.append(f"  expected    {expected}")
     lines.append(f"  check       {_check_line(run_dir)}")
     return "\n".join(lines)
+
+
+def _where(shown: Shown) -> str:
+    """Where an operation stands in the history of its process."""
+    return lines_of(f"history/{shown.process}.jsonl", shown)
 
 
 def _circumstances(run: Run, moment: int) -> list[tuple[str, str]]:

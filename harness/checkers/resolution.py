@@ -25,8 +25,9 @@ def check(order: Order) -> Verdict:
     store did not keep enough, a number that must be somebody's tells, if only one killed write can have it. And a
     write did not commit if no number is free for it, or if on one of its items every version that can come after
     its invocation is known to follow directly on another known one, up to the final snapshot: its writer read
-    its predecessor, or no number is free between. Otherwise it is *undeterminable*: it may have been
-    overwritten before anybody looked.
+    its predecessor, or no number is free between. Where the store tells no numbers, it did not commit if an item of
+    it still had a version from before its invocation. Otherwise it is *undeterminable*: it may have been overwritten
+    before anybody looked.
 
     Violations: a version of an operation that was never invoked or does not write that item; one that was
     read before its writer was invoked; a write that is seen although a resolve shows that it did not commit; a
@@ -76,6 +77,17 @@ def _check_target(order: Order, kept: Kept, found: Findings) -> None:
     op = order.writes.get(kept.by.resolves)
     if op is None or kept.item not in op.writes or not (op.id in order.placed or op.id in order.floating):
         return
+    if not order.revealed:
+        if _is_from_before(order, kept, op):
+            found.violation(
+                f"{order.name(op.id)} is seen, but had not committed when it was killed: {kept.item} in {kept.by} "
+                f"shows {order.name(kept.versions[0].writer)}, which was over before that was invoked",
+                by=kept.by,
+                item=kept.item,
+                killed=op.id,
+                expected="a killed write that is there after recovery, or never",
+            )
+        return
     since = order.placed.get(op.id, order.known_before(op.invoked))
     if kept.lacks(op.id, since):
         found.violation(
@@ -121,17 +133,37 @@ def _check_kept(order: Order, kept: Kept, found: Findings) -> None:
             )
 
 
+def _is_from_before(order: Order, kept: Kept, op: Operation) -> bool:
+    """Whether the version that a store without numbers shows was there before ``op``, which writes it, was invoked: had
+    ``op`` committed, it would be gone.
+    """
+    shown = kept.versions[0].writer
+    if shown is not None:
+        writer = order.writes.get(shown)
+        return writer is not None and writer.completed is not None and writer.completed < op.invoked
+    return not order.may_be_deleted(kept.item, None)
+
+
 def settle(order: Order) -> tuple[list[Operation], list[Operation], list[Operation]]:
     """The killed writes that committed, those that did not, and those of which it cannot be known."""
     committed: list[Operation] = []
     absent: list[Operation] = []
     hidden: list[Operation] = []
     slots = _Slots(order)
+    before: set[int] = set()
+    if not order.revealed:
+        before = {
+            op.id
+            for kept in order.kept
+            if (op := order.writes.get(kept.by.resolves)) is not None
+            and kept.item in op.writes
+            and _is_from_before(order, kept, op)
+        }
     for op in order.writes.values():
         if op.outcome == "info":
             if op.id in order.placed or op.id in order.floating:
                 committed.append(op)
-            elif op.id in order.settled.absent:
+            elif op.id in order.settled.absent or op.id in before:
                 absent.append(op)
             else:
                 (hidden if slots.may_hide(op) else absent).append(op)

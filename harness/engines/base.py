@@ -141,8 +141,11 @@ class Engine(Protocol):
     def install_hook(self, hook: Hook | None) -> None:
         """Call ``hook(point)`` in this process at every sync point; ``None`` removes it."""
 
+    def bugs(self) -> Sequence[str]:
+        """The known bugs that ``plant`` can install; empty for a store that has none."""
+
     def plant(self, bug: str) -> None:
-        """Install a known bug in this process, for the harness's selftest."""
+        """Install a known bug in this process, to see it caught. Raises ValueError if it is none of ``bugs()``."""
 
     def create(self, directory: Path, keys: int) -> None:
         """Make an empty store with room for ``keys`` keys in ``directory``, which exists and is empty."""

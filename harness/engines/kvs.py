@@ -193,10 +193,20 @@ class KvsEngine:
                 lambda name, write=None: hook(name) if write is None else hook(name, _tear(*write))
             )
 
-    def plant(self, bug: str) -> None:
+    def bugs(self) -> Sequence[str]:
         """See the protocol."""
         from harness import planted  # the list of bugs imports the store, and nothing else needs it
 
+        return tuple(planted.BUGS)
+
+    def plant(self, bug: str) -> None:
+        """See the protocol."""
+        from harness import planted
+
+        if bug not in planted.BUGS:
+            raise ValueError(
+                f"no bug called {bug!r} can be planted in kvs; there are {', '.join(planted.BUGS)}"
+            )
         planted.BUGS[bug].plant()
 
     def create(self, directory: Path, keys: int) -> None:

@@ -1,8 +1,7 @@
 """SQLite behind the adapter: the standard library's ``sqlite3``, in WAL mode.
 
-One table holds the keys; one row of another counts the commits. Every write transaction raises the counter
-under SQLite's own write lock, so its order is the commit order: this is how a store that reveals no sequence
-numbers is made to reveal them, with no change to the workloads or the checkers.
+It is used as everybody uses it: one table holds the keys, and nothing tells in which order transactions committed.
+What the histories must obey is therefore inferred from what was read (``harness.checkers.inferred``).
 
 ``synchronous`` is OFF. A campaign kills processes, not machines, and the page cache survives a SIGKILL:
 syncs would cost time and could not change what a survivor reads
@@ -19,6 +18,12 @@ from typing import Final
 
 from harness.engines.base import Hook, Revision, Value
 from harness.errors import ConflictError, EngineDamagedError
+
+BUGS: Final = {
+    "commit-in-halves": "a transaction of several writes commits after the first of them, and again at its end",
+    "read-outside-snapshot": "a snapshot's reads are of whatever is newest when each of them is made",
+}
+"""The bugs that can be planted, with what each of them does wrong."""
 
 BUSY_TIMEOUT_S: Final = 2.0
 """How long one transaction waits for the write lock before it is refused."""
@@ -57,14 +62,17 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
 
 
 class SqliteSnapshot:
-    """A deferred transaction whose first read, of the counter, fixes the view."""
+    """A deferred transaction whose first read, of no key, fixes the view."""
 
     def __init__(self, session: SqliteSession) -> None:
         self._session = session
+        self.sequence: int | None = None
         self._connection: sqlite3.Connection | None = session.take()
+        if session.bug == "read-outside-snapshot":
+            return
         with _translated(), session.giving_back_on_error(self._connection):
             self._connection.execute("BEGIN")
-            self.sequence: int | None = _counter(self._connection)
+            self._connection.execute("SELECT settled FROM meta").fetchone()
 
     def get(self, key: bytes) -> Value | None:
         """The value in this view, or ``None``."""
@@ -99,7 +107,7 @@ class SqliteTransaction:
         self._connection: sqlite3.Connection | None = session.take()
         with _translated(), session.giving_back_on_error(self._connection):
             self._connection.execute("BEGIN IMMEDIATE")
-            self._sequence = _counter(self._connection) + 1
+        self._has_written = False
 
     def get(self, key: bytes) -> Value | None:
         """The value as this transaction sees it."""
@@ -114,9 +122,12 @@ class SqliteTransaction:
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Write all ``pairs`` at commit."""
         assert self._connection is not None, "the transaction has ended"
-        rows = ((key, value, self._sequence) for key, value in pairs)
         with _translated():
-            self._connection.executemany("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", rows)
+            if self._has_written and self._session.bug == "commit-in-halves":
+                self._connection.execute("COMMIT")
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO kv VALUES (?, ?)", pairs)
+        self._has_written = True
 
     def delete(self, key: bytes) -> None:
         """Remove at commit."""
@@ -124,17 +135,15 @@ class SqliteTransaction:
         with _translated():
             self._connection.execute("DELETE FROM kv WHERE key = ?", (key,))
 
-    def commit(self) -> int | None:
-        """Make it so and return its place in the order of commits."""
+    def commit(self) -> None:
+        """Make it so. SQLite does not tell where in the order of commits it stands."""
         assert self._connection is not None, "the transaction has ended"
         connection, self._connection = self._connection, None
         try:
             with _translated():
-                connection.execute("UPDATE meta SET sequence = ?", (self._sequence,))
                 connection.execute("COMMIT")
         finally:
             self._session.give_back(connection)
-        return self._sequence
 
     def abort(self) -> None:
         """Leave no effect. Harmless after ``commit``."""
@@ -146,7 +155,8 @@ class SqliteTransaction:
 class SqliteSession:
     """Connections to one file: one is enough until a snapshot and a transaction are open together."""
 
-    def __init__(self, path: Path, *, readonly: bool) -> None:
+    def __init__(self, path: Path, *, readonly: bool, bug: str = "") -> None:
+        self.bug = bug
         self._path = path
         self._readonly = readonly
         self._all: list[sqlite3.Connection] = []
@@ -196,13 +206,14 @@ class SqliteSession:
             self.give_back(connection)
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> int | None:
-        """One transaction of blind writes; returns its sequence number."""
+        """One transaction of blind writes."""
         transaction = self.transaction()
         try:
             transaction.put_many(pairs)
-            return transaction.commit()
+            transaction.commit()
         finally:
             transaction.abort()
+        return None
 
     def settle(self) -> None:
         """Commit something. A writer that died after its last frame reached the log and before the log's index
@@ -217,9 +228,8 @@ class SqliteSession:
             self.give_back(connection)
 
     def revisions(self, key: bytes) -> list[Revision]:
-        """The current version: SQLite keeps no other, and where there is no row it does not tell since when. So a
-        killed commit that was overwritten before its successor looked is resolved by another of its items, or
-        by a commit number that only it can have; two that compete for one number stay open (4 of 572 in 20 s).
+        """The current version: SQLite keeps no other. A killed commit that was overwritten before its successor
+        looked is resolved only if somebody else had seen it.
         """
         value = self.get(key)
         return [Revision(None, None) if value is None else Revision(*value)]
@@ -260,12 +270,19 @@ class SqliteEngine:
     """SQLite has no sync points of ours: it is killed and stopped at random times only."""
 
     name = "sqlite"
-    dense = True
+    dense = False
     stall_s: float | None = 10.0
     """SQLite promises no bound; its busy handler sleeps in steps of up to 100 ms and is not fair, so that
     four writers were seen waiting for more than a second on two cores."""
 
     feeders: Mapping[str, Sequence[str]] = {}
+
+    def __init__(self) -> None:
+        self._bug = ""
+
+    def bugs(self) -> Sequence[str]:
+        """``BUGS``."""
+        return tuple(BUGS)
 
     def points(self) -> Mapping[str, str]:
         """None."""
@@ -279,12 +296,14 @@ class SqliteEngine:
         """Nothing calls it."""
 
     def plant(self, bug: str) -> None:
-        """SQLite carries no planted bugs.
+        """From now on the sessions that this engine opens carry ``bug``, one of ``BUGS``.
 
         Raises:
-            ValueError: always.
+            ValueError: there is no such bug.
         """
-        raise ValueError(f"no bug called {bug!r} can be planted in SQLite")
+        if bug not in BUGS:
+            raise ValueError(f"no bug called {bug!r} can be planted in SQLite; there are {', '.join(BUGS)}")
+        self._bug = bug
 
     def create(self, directory: Path, keys: int) -> None:  # noqa: ARG002 - SQLite grows by itself
         """Make the two tables; the journal mode is kept in the file."""
@@ -293,15 +312,14 @@ class SqliteEngine:
             connection.execute("PRAGMA synchronous = OFF")
             with connection:
                 connection.execute(
-                    "CREATE TABLE kv (key BLOB PRIMARY KEY, value BLOB NOT NULL, sequence INTEGER NOT NULL) "
-                    "WITHOUT ROWID"
+                    "CREATE TABLE kv (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
                 )
-                connection.execute("CREATE TABLE meta (sequence INTEGER NOT NULL, settled INTEGER NOT NULL)")
-                connection.execute("INSERT INTO meta VALUES (0, 0)")
+                connection.execute("CREATE TABLE meta (settled INTEGER NOT NULL)")
+                connection.execute("INSERT INTO meta VALUES (0)")
 
     def open(self, directory: Path, *, readonly: bool = False) -> SqliteSession:
         """Open the file; a log that dead processes left behind is recovered by the first read."""
-        return SqliteSession(directory / _FILE_NAME, readonly=readonly)
+        return SqliteSession(directory / _FILE_NAME, readonly=readonly, bug=self._bug)
 
     def left_behind(self, directory: Path) -> list[str]:
         """Whether the write lock can be had at once."""
@@ -319,10 +337,6 @@ class SqliteEngine:
         return {"sqlite": sqlite3.sqlite_version}
 
 
-def _counter(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT sequence FROM meta").fetchone()[0])
-
-
 def _get(connection: sqlite3.Connection, key: bytes) -> Value | None:
-    row = connection.execute("SELECT value, sequence FROM kv WHERE key = ?", (key,)).fetchone()
-    return None if row is None else Value(row[0], row[1])
+    row = connection.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
+    return None if row is None else Value(row[0], None)

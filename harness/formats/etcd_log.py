@@ -59,7 +59,11 @@ def _fields(found: re.Match[bytes], path: str, line: int) -> dict[str, Any]:
     if fields["process"].startswith(":"):
         return {**fields, "value": _said(rest[3], path, line)}
     value = edn.loads(rest[3], path, line)
-    if (fields["type"], fields["f"]) == ("fail", ":cas") and isinstance(value, list) and "error" not in fields:
+    if (
+        (fields["type"], fields["f"]) == ("fail", ":cas")
+        and isinstance(value, list)
+        and "error" not in fields
+    ):
         return {**fields, "value": value, "refused": True}
     return {**fields, "value": value}
 

@@ -108,11 +108,15 @@ def _edn(event: Event) -> bytes:
     return f"{{{', '.join(parts)}}}".encode()
 
 
+_VECTORS: Final = (list, tuple)
+"""What is a vector and nothing else: jepsen.independent's tuple, which is a tuple too, has a tag."""
+
+
 def _transaction(value: Any) -> str:
     """The value of a transaction, with the names of its micro-operations as keywords."""
     if not (
-        isinstance(value, (list, tuple))
-        and all(isinstance(each, (list, tuple)) and each and isinstance(each[0], str) for each in value)
+        type(value) in _VECTORS
+        and all(type(each) in _VECTORS and each and isinstance(each[0], str) for each in value)
     ):
         return edn.dumps(value)
     return (

@@ -109,10 +109,10 @@ class Bank:
         reads = tuple(self._account(item, snapshot.get(key)) for item, key in self._keys.items())
         total = sum(read.value for read in reads)
         if total != TOTAL:
+            where = "" if snapshot.sequence is None else f" at {snapshot.sequence}"
             raise Anomaly(
                 "bank",
-                f"the {ACCOUNTS} accounts hold {total} in the snapshot at {snapshot.sequence}, and always "
-                f"held {TOTAL} together",
+                f"the {ACCOUNTS} accounts hold {total} in the snapshot{where}, and always held {TOTAL} together",
                 reads,
             )
         return reads

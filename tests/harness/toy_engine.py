@@ -61,6 +61,9 @@ class ToyEngine:
     def install_hook(self, hook: Hook | None) -> None:
         self.hook = hook or (lambda *_: None)
 
+    def bugs(self) -> Sequence[str]:
+        return sorted(BUGS)
+
     def plant(self, bug: str) -> None:
         assert bug in BUGS, bug
         self.bug = bug
