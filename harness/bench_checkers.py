@@ -38,11 +38,17 @@ _FILE: Final = 100_000
 GROWTH: Final = {"list_append": 1 << 62, "rw_register": 100_000, "commit_order": 1 << 62}
 """What is measured at every size, and up to which."""
 NAMES: Final = {
+    "list_append": "list-append",
+    "rw_register": "rw-register",
+    "commit_order": "commit order",
+    "file": "list-append, EDN file",
+    "indeterminate": "cas-register, 30 info",
+}
+
+LEGEND: Final = {
     "list_append": "list-append, strict-serializable",
     "rw_register": "rw-register, strict-serializable",
     "commit_order": "our store's commit order, isolation",
-    "file": "list-append, from an EDN file",
-    "indeterminate": "cas-register, 30 indeterminate",
 }
 
 Step = Callable[[str], None]
@@ -283,19 +289,22 @@ def draw_growth(report: Report, path: Path) -> None:
     for what, (colour, style) in looks.items():
         rows = sorted((row for row in report.rows if row.what == what), key=lambda row: row.size)
         sizes = [row.size for row in rows]
-        whole.loglog(sizes, [row.median_s for row in rows], style, color=colour, label=NAMES[what])
-        one.loglog(sizes, [row.each_us for row in rows], style, color=colour, label=NAMES[what])
+        whole.loglog(sizes, [row.median_s for row in rows], style, color=colour, label=LEGEND[what])
+        one.loglog(sizes, [row.each_us for row in rows], style, color=colour, label=LEGEND[what])
     whole.set(title="From operations to the verdict", xlabel="transactions", ylabel="seconds")
     one.set(title="Cost of one transaction", xlabel="transactions", ylabel="microseconds")
-    limits = (("list-append: 100,000/s", 10.0, "#0072b2"), ("commit order: 300,000/s", 10 / 3, "#d55e00"))
-    for name, limit, colour in limits:
+    limits = (
+        ("list-append: 100,000/s", 10.0, "#0072b2", "bottom"),
+        ("commit order: 300,000/s", 10 / 3, "#d55e00", "top"),
+    )
+    for name, limit, colour, side in limits:
         one.axhline(limit, color=colour, linewidth=0.8, linestyle=":")
         one.annotate(
             name,
             (1, limit),
             xycoords=("axes fraction", "data"),
             ha="right",
-            va="bottom",
+            va=side,
             size=7,
             color=colour,
         )
@@ -310,8 +319,9 @@ def draw_growth(report: Report, path: Path) -> None:
 def print_result(console: Console, report: Report) -> None:
     """What was measured, what is missing, the floors, then the verdict."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("check", "transactions/s", "each", "processor", "wall", "memory", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("check", "verdict") else "right")
+    for heading in ("check", "per second", "each", "processor", "wall", "memory", "verdict"):
+        left = heading in ("check", "verdict")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading == "check")
     for row in report.rows:
         many = row.what == "recorded"
         rate, each = ("", "") if many else (f"{row.rate:,.0f}", f"{row.each_us:.2f} us")
@@ -326,6 +336,9 @@ def print_result(console: Console, report: Report) -> None:
     for words in report.missing:
         console.print(words)
     console.print()
+    console.print(
+        "list-append and rw-register: strict-serializable; commit order: isolation of our own histories\n"
+    )
     floors = Table(box=None, pad_edge=False)
     for heading in ("floor", "limit", "measured", ""):
         floors.add_column(heading, justify="left" if heading in ("floor", "") else "right")
