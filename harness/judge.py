@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
+from harness.budget import uncollected
 from harness.checkers import (
     append,
     atomicity,
@@ -99,25 +98,11 @@ def load(run_dir: Path) -> Run:
     supervisor_path = run_dir / "supervisor.jsonl"
     try:
         events = read_run_events(supervisor_path) if supervisor_path.is_file() else []
-        with _no_collection():
+        with uncollected():
             operations, violations = _load_histories(run_dir / "history")
     except OSError as error:
         raise HarnessError(f"{run_dir} cannot be read: {error}") from error
     return Run(plan, environment, operations, violations, events)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without the collector of cycles: histories have none, and it took a third of the time (300,000
-    operations).
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _decode(path: Path, kind: Any) -> Any:
@@ -259,7 +244,7 @@ def judge(run: Run) -> Judgement:
     Raises:
         HarnessError: the environment's ``stall_s`` is no number.
     """
-    with _no_collection():
+    with uncollected():
         verdicts = _verdicts(run)
     return Judgement(combine("run", verdicts), verdicts)
 

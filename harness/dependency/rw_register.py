@@ -21,14 +21,12 @@ committed, except at read-uncommitted, where that plays no part.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
-from harness.budget import Budget, OverBudgetError
+from harness.budget import Budget, OverBudgetError, uncollected
 from harness.dependency.catalogue import (
     ANOMALIES,
     ORDERS,
@@ -257,7 +255,7 @@ def check(ops: Iterable[Op], property_name: str, budget: Budget) -> Verdict:
     wanted = find_property(property_name)
     checked: dict[str, int] = {}
     try:
-        with _no_collection():
+        with uncollected():
             registers = encode(ops, budget)
         outcome = registers.transactions.outcome
         checked = {
@@ -272,7 +270,7 @@ def check(ops: Iterable[Op], property_name: str, budget: Budget) -> Verdict:
                 property_name, "No transaction is known to have committed, so there is nothing to check."
             )
             return Verdict(wanted.name, Outcome.UNKNOWN, (nothing,), checked)
-        with _no_collection():
+        with uncollected():
             found = anomalies(Levels(registers, budget), wanted)
     except OverBudgetError as error:
         decided = f"{checked['transactions']} transactions were read" if checked else "not all was read"
@@ -284,18 +282,6 @@ def check(ops: Iterable[Op], property_name: str, budget: Budget) -> Verdict:
     return Verdict(
         wanted.name, Outcome.VIOLATION, tuple(_finding(wanted.name, each, weakest) for each in found), checked
     )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without the collector of reference cycles, of which none are made here: it takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _finding(property_name: str, evidence: Evidence, weakest: Sequence[str]) -> Finding:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from harness.budget import Budget, OverBudgetError
+from harness.budget import Budget, OverBudgetError, uncollected
 from harness.dependency import snapshot
 from harness.dependency.catalogue import (
     ALIASES,
@@ -64,7 +62,7 @@ def check(ops: Iterable[Op], property_name: str, budget: Budget) -> Verdict:
     any effect, or none; wall-clock times.
     """
     asked = find_property(property_name)
-    with _no_collection():
+    with uncollected():
         try:
             return _decide(encode(ops, budget), asked, budget)
         except OverBudgetError as error:
@@ -72,18 +70,6 @@ def check(ops: Iterable[Op], property_name: str, budget: Budget) -> Verdict:
                 f"not decided: {error} before the history was wholly looked at; raise it, or check a part"
             )
             return Verdict(asked.name, Outcome.UNKNOWN, (Finding(asked.name, message),))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without the collector of cycles, of which encoding makes none: it would look at every list, again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _decide(lists: Lists, asked: Property, budget: Budget) -> Verdict:
