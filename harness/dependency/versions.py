@@ -203,7 +203,8 @@ def _external(value: list[Any], own: list[int], names: Names) -> tuple[int, list
 def _senseless(op: Op) -> HistoryError:
     return HistoryError(
         f"{op.name} is {op.value!r}, which is no list-append transaction: a list of "
-        '["append", key, element] and ["r", key, list or null] was expected',
+        '["append", key, element] and ["r", key, list or null] was expected, with numbers or strings for keys and '
+        "elements",
         "",
         op.line,
     )

@@ -31,7 +31,8 @@ def check(
     Each object (``model.partition``) is checked alone, the shortest first: a history is linearizable if and only if
     that of each object is (Herlihy and Wing 1990; as an optimisation Horn and Kroening, "Faster linearizability
     checking via P-compositionality", 2015). OK: all objects are. VIOLATION: one is not; the findings explain up to
-    ``EXPLAINED_MAX`` of them. UNKNOWN: a limit was reached before either; the findings say what was decided.
+    ``EXPLAINED_MAX`` of them. UNKNOWN: a limit was reached before either, or no operation succeeded; the findings say
+    what was decided.
     ``checked`` counts operations, objects, and configurations that were looked at.
 
     Does not verify: see ``Search``, and that operations with different keys do not touch each other.
@@ -68,6 +69,10 @@ def check(
             rest = not_linearizable - EXPLAINED_MAX
             violations.append(Finding(PROPERTY, f"{rest} more objects are not linearizable", {"more": rest}))
         return Verdict(PROPERTY, Outcome.VIOLATION, tuple(violations), counts)
+    if not unknown and not any(op.outcome == "ok" for op in ops):
+        unknown.append(
+            Finding(PROPERTY, "no operation succeeded, so nothing was answered that could be wrong")
+        )
     return Verdict(PROPERTY, Outcome.UNKNOWN if unknown else Outcome.OK, tuple(unknown), counts)
 
 

@@ -157,8 +157,11 @@ def test_a_plain_register_of_pairs_is_one_register() -> None:
     assert verdict(REGISTER, *pairs).checked["objects"] == 1
 
 
-def test_an_empty_history_is_linearizable() -> None:
-    assert outcome(REGISTER) is Outcome.OK
+def test_a_history_in_which_nothing_succeeded_is_not_a_pass() -> None:
+    for lines in ((), ("0 invoke write 1",), ("0 invoke write 1", "0 fail write 1")):
+        found = verdict(REGISTER, *lines)
+        assert found.outcome is Outcome.UNKNOWN
+        assert "no operation succeeded" in found.findings[0].message
 
 
 @pytest.mark.parametrize("model", [REGISTER, CAS_REGISTER, KV_APPEND, MUTEX], ids=lambda model: model.name)
