@@ -109,8 +109,9 @@ def _schedules(rounds: int, seconds: float, seed: int, out: Path) -> tuple[Any, 
 def _checkers(rounds: int, histories: Path | None, out: Path | None) -> tuple[Any, Print, Path]:
     from harness import bench_checkers
 
+    count = bench_checkers.steps(rounds=rounds, histories=histories)
     out = _writable(out or bench_checkers.RESULTS)
-    with progress(bench_checkers.steps(rounds=rounds, histories=histories)) as step:
+    with progress(count) as step:
         result = bench_checkers.measure(rounds=rounds, histories=histories, show=step)
     picture = out.with_suffix(".svg")
     bench_checkers.draw_growth(result, picture)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness import bench_checkers, bench_checkers_job
+from harness import bench_checkers, bench_checkers_job, cli
 from harness.bench_checkers import Report, Row, judged
 from harness.bench_checkers_job import INDETERMINATE, Job, Stopwatch, committed
 from harness.checkers import atomicity, isolation, realtime
@@ -193,3 +193,14 @@ def test_check_that_dies_is_no_measurement(histories: Path) -> None:
     )
     with pytest.raises(HarnessError, match=r"gone: the check died with status 1: .*nowhere\.log"):
         bench_checkers._conduct(gone)
+
+
+def test_histories_that_are_not_there_are_a_usage_error_and_leave_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    assert cli._run(["bench", "--checkers", "--histories", str(tmp_path / "none"), "--out", str(out)]) == 2
+    assert "holds no recorded histories" in capsys.readouterr().err
+    assert not out.exists()
+    for arguments in (["--histories", str(tmp_path)], ["--harness", "--checkers"]):
+        assert cli._run(["bench", *arguments]) == 2
