@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from harness.errors import HarnessError
 
+T = TypeVar("T")
 _PAGE_MB: Final = os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 _STATM: Final = Path("/proc/self/statm")
 
@@ -47,6 +48,13 @@ class Budget:
             raise OverBudgetError(f"the limit of {self.limit_s:g} s was reached")
         if self.limit_mb is not None and resident_mb() >= self.limit_mb:
             raise OverBudgetError(f"the limit of {self.limit_mb:g} MiB of memory was reached")
+
+    def watch(self, steps: Iterable[T]) -> Iterator[T]:
+        """The same ``steps``; before every thousandth the limits are looked at, and ``check`` may raise."""
+        for number, step in enumerate(steps):
+            if number % 1000 == 0:
+                self.check()
+            yield step
 
 
 @contextmanager

@@ -239,7 +239,8 @@ _NOTHING: Final[dict[str, Any]] = {}
 
 
 def judge(run: Run) -> Judgement:
-    """Judge a run by every property. Pure: it changes nothing, and the same run gets the same verdict.
+    """Judge a run by every property. Pure: it changes nothing, and the same run gets the same verdict; only where the
+    order has to be inferred may a slower machine, past ``inferred.LIMIT_S``, end in UNKNOWN.
 
     Raises:
         HarnessError: the environment's ``stall_s`` is no number.

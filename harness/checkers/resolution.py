@@ -77,22 +77,16 @@ def _check_target(order: Order, kept: Kept, found: Findings) -> None:
     op = order.writes.get(kept.by.resolves)
     if op is None or kept.item not in op.writes or not (op.id in order.placed or op.id in order.floating):
         return
-    if not order.revealed:
-        if _is_from_before(order, kept, op):
-            found.violation(
-                f"{order.name(op.id)} is seen, but had not committed when it was killed: {kept.item} in {kept.by} "
-                f"shows {order.name(kept.versions[0].writer)}, which was over before that was invoked",
-                by=kept.by,
-                item=kept.item,
-                killed=op.id,
-                expected="a killed write that is there after recovery, or never",
-            )
-        return
-    since = order.placed.get(op.id, order.known_before(op.invoked))
-    if kept.lacks(op.id, since):
+    if order.revealed:
+        absent = kept.lacks(op.id, order.placed.get(op.id, order.known_before(op.invoked)))
+        shown = f"all versions from T={kept.oldest} on, and it is not among them"
+    else:
+        absent = _is_from_before(order, kept, op)
+        shown = f"{order.name(kept.versions[0].writer)}, which was over before that was invoked"
+    if absent:
         found.violation(
             f"{order.name(op.id)} is seen, but had not committed when it was killed: {kept.item} in {kept.by} "
-            f"shows all versions from T={kept.oldest} on, and it is not among them",
+            f"shows {shown}",
             by=kept.by,
             item=kept.item,
             killed=op.id,

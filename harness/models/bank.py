@@ -91,9 +91,7 @@ def check(operations: Iterable[Op], property_name: str, budget: Budget) -> Verdi
     transfers = reads = 0
     doubt = ""
     try:
-        for step, op in enumerate(operations):
-            if step % 1000 == 0:
-                budget.check()
+        for op in budget.watch(operations):
             if op.f == "transfer":
                 transfers += 1
                 if op.outcome != "fail":

@@ -54,9 +54,7 @@ def check(operations: Iterable[Op], property_name: str, budget: Budget) -> Verdi
     doubt = ""
     found: list[Evidence] = []
     try:
-        for step, op in enumerate(operations):
-            if step % 1000 == 0:
-                budget.check()
+        for op in budget.watch(operations):
             if op.f not in ("add", "read"):
                 raise HistoryError(f"a counter has adds and reads, and no {op.f!r}", "", op.line)
             succeeded += op.outcome == "ok"

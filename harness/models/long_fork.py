@@ -110,9 +110,7 @@ def check(operations: Iterable[Op], property_name: str, budget: Budget) -> Verdi
     found: list[Evidence] = []
     doubt = ""
     try:
-        for step, op in enumerate(operations):
-            if step % 1000 == 0:
-                budget.check()
+        for op in budget.watch(operations):
             history.note(op)
         forks = _forks(history.groups, budget)
         found = [_evidence(*forks[0], history.writes, len(forks))] if forks else []
@@ -143,9 +141,7 @@ def _overlapping(groups: dict[Keys, list[_Read]], budget: Budget) -> Iterable[tu
             by_key.setdefault(key, []).append(keys)
     order = {key: number for number, key in enumerate(by_key)}
     pairs = ((key, pair) for key, sharing in by_key.items() for pair in combinations(sharing, 2))
-    for step, (key, (keys, others)) in enumerate(pairs):
-        if step % 1000 == 0:
-            budget.check()
+    for key, (keys, others) in budget.watch(pairs):
         shared = keys & others
         if len(shared) > 1 and min(shared, key=order.__getitem__) == key:
             yield keys, others

@@ -112,9 +112,7 @@ def check(operations: Iterable[Op], property_name: str, budget: Budget) -> Verdi
 
 
 def _take_in(operations: Iterable[Op], history: _History, budget: Budget) -> None:
-    for step, op in enumerate(operations):
-        if step % 1000 == 0:
-            budget.check()
+    for op in budget.watch(operations):
         if is_add(op):
             history.adds.note(op)
         elif op.outcome == "ok":

@@ -34,9 +34,7 @@ def check(operations: Iterable[Op], property_name: str, budget: Budget) -> Verdi
     reads = tried = 0
     doubt = ""
     try:
-        for step, op in enumerate(operations):
-            if step % 1000 == 0:
-                budget.check()
+        for op in budget.watch(operations):
             if is_add(op):
                 tried += 1
                 adds.note(op)

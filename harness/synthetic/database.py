@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from harness.recorded import Event
 from harness.synthetic.clients import REFUSED, Chance, record
@@ -12,16 +12,24 @@ from harness.synthetic.clients import REFUSED, Chance, record
 Micros = list[list[Any]]
 
 
+class Clients(TypedDict, total=False):
+    """How many clients there are (``processes``; 10, of registers 5), and the shares of their operations that end
+    indeterminate (``info``) and that fail; see ``clients.record``.
+    """
+
+    processes: int
+    info: float
+    fail: float
+
+
 def list_append(
     transactions: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     longest: int = 5,
     active: int = 100,
     appends: int = 100,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """Transactions of 1 to ``longest`` micro-operations, half of them reads, on ``active`` keys at any time; a key is
     left for a new one after ``appends`` appends. The defaults are the workload of Elle's measurements (Kingsbury and
@@ -30,65 +38,59 @@ def list_append(
     Measured: 350,000 transactions a second on one core as events, 280,000 as operations (``recorded.pair``).
     """
     make = partial(_Lists, longest=longest, active=active, appends=appends)
-    return record(make, transactions, seed, processes=processes, info=info, fail=fail)
+    return record(make, transactions, seed, **clients)
 
 
 def rw_register(
     transactions: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     longest: int = 5,
     active: int = 100,
     writes: int = 100,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """As ``list_append``, with writes of new values to registers instead of appends. Strictly serializable."""
     make = partial(_Registers, longest=longest, active=active, writes=writes)
-    return record(make, transactions, seed, processes=processes, info=info, fail=fail)
+    return record(make, transactions, seed, **clients)
 
 
 def register(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 5,
     values: int = 5,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """Reads and writes of one register, null at first, with ``values`` different values. Linearizable."""
+    clients.setdefault("processes", 5)
     make = partial(_Register, values=values, functions=("read", "write"))
-    return record(make, operations, seed, processes=processes, info=info, fail=fail)
+    return record(make, operations, seed, **clients)
 
 
 def cas_register(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 5,
     values: int = 5,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """As ``register``, with compare-and-set of ``[old, new]``, which fails if the value is not ``old``."""
+    clients.setdefault("processes", 5)
     make = partial(_Register, values=values, functions=("read", "write", "cas"))
-    return record(make, operations, seed, processes=processes, info=info, fail=fail)
+    return record(make, operations, seed, **clients)
 
 
 def kv_append(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     keys: int = 10,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """``get``, ``put`` and ``append`` of strings, each to a key in the field "key"; "" at first. Linearizable."""
     make = partial(_Strings, keys=keys)
-    return record(make, operations, seed, processes=processes, info=info, fail=fail, key=lambda plan: plan[1])
+    return record(make, operations, seed, **clients, key=lambda plan: plan[1])
 
 
 def mutex(operations: int, seed: int = 0, *, processes: int = 5, fail: float = 0.0) -> Iterator[Event]:
@@ -96,70 +98,60 @@ def mutex(operations: int, seed: int = 0, *, processes: int = 5, fail: float = 0
     return record(_Mutex, operations, seed, processes=processes, fail=fail)
 
 
-def set_(
-    operations: int, seed: int = 0, *, processes: int = 10, info: float = 0.0, fail: float = 0.0
-) -> Iterator[Event]:
+def set_(operations: int, seed: int = 0, **clients: Unpack[Clients]) -> Iterator[Event]:
     """Adds of new elements to a set, and one last read of it."""
     make = partial(_Set, reads=0.0)
-    return record(make, operations, seed, processes=processes, info=info, fail=fail, last="read")
+    return record(make, operations, seed, **clients, last="read")
 
 
 def set_full(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     reads: float = 0.1,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """As ``set_``, with a share ``reads`` of reads on the way. Linearizable."""
     make = partial(_Set, reads=reads)
-    return record(make, operations, seed, processes=processes, info=info, fail=fail, last="read")
+    return record(make, operations, seed, **clients, last="read")
 
 
 def counter(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     negative: bool = False,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """Adds of 1 to 5 (``negative``: or -5 to -1) to a counter, and reads. Linearizable."""
     make = partial(_Counter, negative=negative)
-    return record(make, operations, seed, processes=processes, info=info, fail=fail)
+    return record(make, operations, seed, **clients)
 
 
 def bank(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     accounts: int = 8,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """Transfers between accounts, of which the first has 100 at first, and reads of all. Linearizable; never negative:
     a transfer of more than there is fails.
     """
     make = partial(_Bank, accounts=accounts)
-    return record(make, operations, seed, processes=processes, info=info, fail=fail)
+    return record(make, operations, seed, **clients)
 
 
 def long_fork(
     operations: int,
     seed: int = 0,
     *,
-    processes: int = 10,
     group: int = 3,
-    info: float = 0.0,
-    fail: float = 0.0,
+    **clients: Unpack[Clients],
 ) -> Iterator[Event]:
     """Writes of one new key each, and reads of a whole ``group`` of keys that are written at the time. Linearizable."""
     make = partial(_Groups, group=group)
-    return record(make, operations, seed, processes=processes, info=info, fail=fail)
+    return record(make, operations, seed, **clients)
 
 
 class _Lists:
