@@ -1,9 +1,13 @@
 """An embedded ACID key-value store that many processes read and write at once.
 
-import kvs
+>>> import kvs
+>>> with kvs.open("path") as store:
+...     store[kvs.key_for("answer")] = b"42"
+...     print(store.get(kvs.key_for("answer")), store.get(0))
+b'42' None
 
-with kvs.open("path") as store:
-    store[kvs.key_for("answer")] = b"42"
+README.md beside this file has every feature by example, limits and errors; FORMAT.md has every byte on disk and the
+protocols.
 """
 
 from kvs.check import Finding

@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-from kvs import layout
+from kvs import layout, scanning
 from kvs.errors import CorruptedStoreError
+from kvs.generations import Generations, Region, published
 from kvs.index import Index, Slots
 from kvs.layout import BUSY, E_TIME, ENTRY_WORDS, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
+from kvs.records import Words
 from kvs.smallfile import Smallfiles
 
 INVARIANTS: Final = {
     "commit.intent_clear": "with COMMIT held and repair done, no intent stands",
-    "commit.durable_follows": "D <= C, and in a durable store D = C once no intent stands",
+    "commit.durable_follows": "D <= C in a durable store; whatever is between them is lagging or about to be shown",
     "index.used_counted": "the header counts exactly the entries that are used",
     "index.live_counted": "the header counts exactly the keys whose newest revision is a value",
     "index.key_unique": "no key has two entries",
@@ -28,10 +30,10 @@ INVARIANTS: Final = {
     "revision.time_known": "every T is at most C, and none is BUSY",
     "revision.time_unique": "the four T of an entry differ, except for never-used ones",
     "revision.order": "a ring is used from its first revision on",
-    "revision.location_published": "every revision points into the published part of a smallfile",
+    "revision.location_published": "every revision points into the published part of a smallfile, or is forgotten",
     "record.whole": "every revision's record has its key and its length, and its hash where integrity is on",
     "log.extent_whole": "the published part of a smallfile is a sequence of whole transactions",
-    "log.time_dense": "every T from 1 to C has exactly one commit record",
+    "log.time_dense": "no T has two commit records, and every T up to C has one, but those compacted away",
 }
 """Every invariant by name."""
 
@@ -49,138 +51,166 @@ class Finding(NamedTuple):
 Report = Callable[[str, str], None]
 
 
-def structure(index: Index) -> list[Finding]:
-    """The invariants of the index alone. Exact while COMMIT is held and repair is done."""
+def structure(index: Index, smallfiles: Smallfiles) -> list[Finding]:
+    """The invariants of the index, and of where it points. Exact while COMMIT is held and repair is done."""
     findings: list[Finding] = []
 
     def report(invariant: str, message: str) -> None:
         findings.append(Finding(invariant, message))
 
     _header(index, report)
-    used_words = _used(index)
-    _entries(index, used_words, report)
+    try:
+        regions = published(
+            index, smallfiles
+        )  # before the entries: a compaction raises bounds after it has moved them
+    except CorruptedStoreError as error:
+        report("log.extent_whole", str(error))
+        regions = {}
+    _entries(index, regions, report)
     return _capped(findings)
 
 
-def contents(index: Index, smallfiles: Smallfiles, snapshot: int, *, integrity: bool) -> list[Finding]:
+def contents(view: Generations, smallfiles: Smallfiles, snapshot: int, *, integrity: bool) -> list[Finding]:
     """The invariants of every record that the index points to with T <= ``snapshot``."""
+    while True:
+        index = view.current()
+        findings = _contents(index, smallfiles, snapshot, integrity=integrity)
+        if not index.retired:
+            return _capped(findings)
+
+
+def _contents(index: Index, smallfiles: Smallfiles, snapshot: int, *, integrity: bool) -> list[Finding]:
     findings: list[Finding] = []
-    used = _used(index)
-    for first in range(0, used.size, _CHUNK):
-        rows = used[first : first + _CHUNK]
+    for rows in _used(index):
         offsets = np.arange(REVISIONS)
         times = index.flat[rows[:, None] + E_TIME + offsets]
         places = index.flat[rows[:, None] + layout.E_PLACE + 2 * offsets]
         lengths = index.flat[rows[:, None] + layout.E_PLACE + 1 + 2 * offsets]
         again = index.flat[rows[:, None] + E_TIME + offsets]
-        wanted = (times > 0) & (times <= np.uint64(snapshot)) & (times == again)
+        wanted = (times > 0) & (times <= np.uint64(snapshot)) & (times == again) & (places > 0)
+        wanted &= ~_half_forgotten(index, times, lengths)
         for row, ring in np.argwhere(wanted):
-            problem = _record_problem(
-                index, smallfiles, int(rows[row]), int(places[row, ring]), int(lengths[row, ring]), integrity
-            )
-            word = int(rows[row]) + E_TIME + int(ring)
-            if problem and index.words[word] == times[row, ring]:  # not overtaken meanwhile
-                file_id, offset = layout.unpack_location(int(places[row, ring]))
+            place, word = int(places[row, ring]), int(rows[row])
+            problem = _record_problem(index, smallfiles, word, place, int(lengths[row, ring]), integrity)
+            if problem and _stands(index, word, int(ring), int(times[row, ring]), place):
+                file_id, offset = layout.unpack_location(place)
                 message = (
                     f"T={times[row, ring]} at byte {offset} of {layout.smallfile_name(file_id)}: {problem}"
                 )
                 findings.append(Finding("record.whole", message))
-    return _capped(findings)
+    return findings
+
+
+def _half_forgotten(index: Index, times: Words, lengths: Words) -> npt.NDArray[np.bool_]:
+    """The older revisions of removed keys that a compaction may have died over while it forgot them."""
+    removed = lengths == np.uint64(TOMBSTONE)
+    rows, newest = np.arange(len(times)), times.argmax(axis=1)
+    gone = removed[rows, newest] & (times[rows, newest] <= np.uint64(index.words[layout.H_FORGOTTEN]))
+    half: npt.NDArray[np.bool_] = removed & gone[:, None]
+    half[rows, newest] = False
+    return half
+
+
+def _stands(index: Index, word: int, ring: int, time: int, place: int) -> bool:
+    """Whether the revision was neither overwritten nor moved meanwhile."""
+    words = index.words
+    same = words[word + E_TIME + ring] == time and words[word + layout.E_PLACE + 2 * ring] == place
+    return same and not index.retired
 
 
 def log(index: Index, smallfiles: Smallfiles) -> list[Finding]:
     """The invariants of the published part of every smallfile. Exact while COMMIT is held."""
     findings: list[Finding] = []
-    seen: dict[int, tuple[int, int]] = {}
-    places = _places(index)
-    for slot in np.flatnonzero(places[:, layout.W_TAIL] > np.uint64(layout.SMALLFILE_HEADER_BYTES)):
-        tail, file_id = int(places[slot, layout.W_TAIL]), int(places[slot, layout.W_FILE])
-        try:
-            for time, offset in transactions(smallfiles, file_id, tail):
-                where = file_id, offset
-                if time in seen:
-                    message = f"T={time} is at {_where(*seen[time])} and at {_where(*where)}"
-                    findings.append(Finding("log.time_dense", message))
-                seen[time] = where
-        except CorruptedStoreError as error:
-            findings.append(Finding("log.extent_whole", str(error)))
-    committed = index.words[layout.H_COMMITTED]
-    missing = [time for time in range(1, committed + 1) if time not in seen]
-    findings += [
-        Finding("log.time_dense", f"T={time} has no commit record") for time in missing[:_FINDINGS_MAX]
-    ]
-    beyond = sorted(time for time in seen if time > committed)
-    findings += [
-        Finding("log.time_dense", f"T={time} at {_where(*seen[time])} is above C={committed}")
-        for time in beyond
-    ]
-    return _capped(findings)
+    times: list[Slots] = []
+    where: list[Slots] = []
+    floor = 0  # that of compactions: what is missing above it was not compacted away, also if a clean close came after
+    stride = layout.place_stride(index.writers_max)
+    try:
+        regions = published(index, smallfiles)
+    except CorruptedStoreError:
+        return []  # ``structure`` says so
+    for file_id, region in regions.items():
+        end = region.begin
+        for part in scanning.scan(smallfiles, file_id, region.begin, region.end):
+            end = part.end
+            if file_id % stride == index.writers_max:
+                floor = max(floor, part.floor)
+            times.append(part.commits)
+            where.append(part.offsets + layout.pack_location(file_id, 0))
+        if end != region.end and end >= _begin_now(smallfiles, file_id):
+            message = (
+                f"the transactions end at {_where(file_id, end)}, {region.end - end} bytes before their end"
+            )
+            findings.append(Finding("log.extent_whole", message))
+    none = np.empty(0, np.int64)
+    return _capped(
+        findings
+        + _dense(
+            np.concatenate([none, *times]),
+            np.concatenate([none, *where]),
+            floor,
+            index.words[layout.H_COMMITTED],
+        )
+    )
 
 
-def _places(index: Index) -> npt.NDArray[np.uint64]:
-    """The writer table, a row of words for each place."""
-    end = layout.writer_word(index.writers_max)
-    return index.flat[layout.HEADER_WORDS : end].reshape(-1, layout.WRITER_WORDS)
+def _begin_now(smallfiles: Smallfiles, file_id: int) -> int:
+    """Where the live part begins by now: a compaction that goes on meanwhile may have punched what is before it."""
+    try:
+        return smallfiles.begin(file_id)
+    except CorruptedStoreError:
+        return 0 if smallfiles.path(file_id).exists() else layout.SMALLFILE_BYTES_MAX
+
+
+def _dense(times: Slots, where: Slots, floor: int, committed: int) -> list[Finding]:
+    """The findings of ``log.time_dense`` for commit records at T ``times`` and packed locations ``where``."""
+    order = times.argsort(kind="stable")
+    times, where = times[order], where[order]
+    findings = []
+    for i in np.flatnonzero(times[1:] == times[:-1])[:_FINDINGS_MAX]:
+        first, second = (_where(*layout.unpack_location(int(place))) for place in where[i : i + 2])
+        findings.append(f"T={times[i]} is at {first} and at {second}")
+    above = times[(times > floor) & (times <= committed)]
+    if np.unique(above).size != max(committed - floor, 0):
+        missing = np.setdiff1d(np.arange(floor + 1, committed + 1), above)
+        findings += [f"T={time} has no commit record" for time in missing[:_FINDINGS_MAX]]
+    for i in np.flatnonzero(times > committed)[:_FINDINGS_MAX]:
+        place = _where(*layout.unpack_location(int(where[i])))
+        findings.append(f"T={times[i]} at {place} is above C={committed}")
+    return [Finding("log.time_dense", message) for message in findings]
 
 
 def _where(file_id: int, offset: int) -> str:
     return f"byte {offset} of {layout.smallfile_name(file_id)}"
 
 
-def transactions(smallfiles: Smallfiles, file_id: int, tail: int) -> Iterator[tuple[int, int]]:
-    """Yield ``(T, offset of its commit record)`` of the published part of a smallfile, checking each
-    transaction whole. Raises CorruptedStoreError where the chain breaks.
-    """
-    begin = layout.SMALLFILE_HEADER_BYTES
-    for offset, _, _, tag in smallfiles.scan(file_id, begin, tail):
-        if tag >> layout.KIND_SHIFT != layout.KIND_COMMIT:
-            continue
-        found = smallfiles.commit_record(file_id, offset)
-        if found is None or found[1].extent_offset != begin:
-            raise CorruptedStoreError(
-                "a commit record that does not match its transaction",
-                path=str(smallfiles.path(file_id)),
-                offset_bytes=offset,
-            )
-        begin = offset + layout.COMMIT_BYTES
-        yield found[0], offset
-    if begin != tail:
-        raise CorruptedStoreError(
-            f"records up to byte {tail} without a commit record",
-            path=str(smallfiles.path(file_id)),
-            offset_bytes=begin,
-        )
-
-
-def _used(index: Index) -> Slots:
-    """First words of the used entries."""
-    firsts = index.flat[
-        index.first_word + E_TIME : index.first_word + index.slots * ENTRY_WORDS : ENTRY_WORDS
-    ]
-    return index.first_word + np.flatnonzero(firsts != 0) * ENTRY_WORDS
+def _used(index: Index) -> Iterator[Slots]:
+    """First words of the used entries, in chunks: memory stays bounded however large the index is."""
+    for first in range(0, index.slots, _CHUNK):
+        slots = np.arange(first, min(first + _CHUNK, index.slots), dtype=np.int64)
+        used = slots[index.halves[2 * slots, E_TIME] != 0]
+        if used.size:
+            yield index.first_word + used * ENTRY_WORDS
 
 
 def _header(index: Index, report: Report) -> None:
     words = index.words
     if words[layout.H_INTENT]:
         report("commit.intent_clear", f"the intent of T={words[layout.H_INTENT]} stands")
-    committed, durable = words[layout.H_COMMITTED], words[layout.H_DURABLE]
-    if durable > committed or (index.durable and durable != committed):
+    durable, committed = words[layout.H_DURABLE], words[layout.H_COMMITTED]
+    if durable > committed:
         report("commit.durable_follows", f"D={durable} and C={committed}")
 
 
-def _entries(index: Index, used: Slots, report: Report) -> None:
+def _entries(index: Index, regions: dict[int, Region], report: Report) -> None:
     words, flat = index.words, index.flat
     committed = words[layout.H_COMMITTED]
-    if used.size != words[layout.H_ENTRIES_USED]:
-        report(
-            "index.used_counted", f"{used.size} entries are used, {words[layout.H_ENTRIES_USED]} are counted"
-        )
-    live = 0
-    keys: list[npt.NDArray[np.void]] = []
+    used = live = 0
+    bounds = _Bounds(regions)
     table = flat[index.first_word : index.first_word + index.slots * ENTRY_WORDS].reshape(-1, ENTRY_WORDS)
-    for first in range(0, used.size, _CHUNK):
-        rows = used[first : first + _CHUNK, None]
+    for chunk in _used(index):
+        rows = chunk[:, None]
+        used += len(rows)
         entries = table[(rows[:, 0] - index.first_word) // ENTRY_WORDS]
         times = entries[:, E_TIME : E_TIME + REVISIONS]
         for row, ring in _places_of(times > np.uint64(committed)):
@@ -196,16 +226,22 @@ def _entries(index: Index, used: Slots, report: Report) -> None:
         places, lengths = entries[:, layout.E_PLACE :: 2], entries[:, layout.E_PLACE + 1 :: 2]
         newest = times.argmax(axis=1)
         live += int((lengths[np.arange(len(rows)), newest] != np.uint64(TOMBSTONE)).sum())
-        _locations(index, rows, times, places, lengths, report)
-        keys.append(_reachable(index, rows[:, 0], report))
+        _locations(index, rows, times, places, lengths, bounds, report)
+        _reachable(index, rows[:, 0], report)
+    if used != words[layout.H_ENTRIES_USED]:
+        report("index.used_counted", f"{used} entries are used, {words[layout.H_ENTRIES_USED]} are counted")
     if live != words[layout.H_KEYS_LIVE]:
         report("index.live_counted", f"{live} keys are live, {words[layout.H_KEYS_LIVE]} are counted")
-    if keys:
-        every = np.concatenate(keys)
-        if len(set(every.tolist())) < len(every):
-            names, counts = np.unique(every, return_counts=True)
-            for key in names[counts > 1]:
-                report("index.key_unique", f"key {key.tobytes().hex()} has more than one entry")
+
+
+class _Bounds:
+    """The published regions as sorted arrays, to look many locations up at once."""
+
+    def __init__(self, regions: dict[int, Region]) -> None:
+        ordered = sorted(regions.items())
+        self.ids = np.array([file_id for file_id, _ in ordered] or [-1], np.int64)
+        self.begins = np.array([region.begin for _, region in ordered] or [0], np.int64)
+        self.ends = np.array([region.end for _, region in ordered] or [0], np.int64)
 
 
 def _places_of(wrong: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -219,26 +255,28 @@ def _locations(
     times: npt.NDArray[np.uint64],
     places: npt.NDArray[np.uint64],
     lengths: npt.NDArray[np.uint64],
+    bounds: _Bounds,
     report: Report,
 ) -> None:
-    tails = _places(index)[:, layout.W_TAIL]
-    file_ids = places >> np.uint64(layout.LOCATION_SHIFT)
-    known = file_ids < np.uint64(index.writers_max)
-    ends = (places & np.uint64(layout.LOCATION_MASK)) + np.uint64(RECORD_HEADER_BYTES)
-    ends += np.where(lengths == np.uint64(TOMBSTONE), np.uint64(0), lengths)
-    inside = known & (ends <= tails.take(file_ids.view(np.int64), mode="clip"))
-    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY))
+    file_ids = (places >> np.uint64(layout.LOCATION_SHIFT)).astype(np.int64)
+    begins = (places & np.uint64(layout.LOCATION_MASK)).astype(np.int64)
+    removed = lengths == np.uint64(TOMBSTONE)
+    sizes = np.where(removed, np.uint64(0), np.minimum(lengths, np.uint64(layout.VALUE_BYTES_MAX)))
+    found = np.searchsorted(bounds.ids, file_ids).clip(max=len(bounds.ids) - 1)
+    inside = (bounds.ids[found] == file_ids) & (begins >= bounds.begins[found])
+    inside &= begins + sizes.astype(np.int64) + RECORD_HEADER_BYTES <= bounds.ends[found]
+    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY)) & ~(removed & (places == 0))
     for row, ring in _places_of(wrong):
         file_id, offset = layout.unpack_location(int(places[row, ring]))
         report(
             "revision.location_published",
             f"{_name(index, rows[row, 0])} points to byte {offset} of {layout.smallfile_name(file_id)},"
-            " behind its published tail",
+            " which is not in its published part",
         )
 
 
-def _reachable(index: Index, rows: Slots, report: Report) -> npt.NDArray[np.void]:
-    """Check that a probe finds each entry; returns the keys."""
+def _reachable(index: Index, rows: Slots, report: Report) -> None:
+    """Check that a probe for its key ends at each entry. Of two entries with one key it ends at the first."""
     keys = index.flat[rows[:, None] + np.arange(2)]
     names = np.ascontiguousarray(keys).view("V16").reshape(-1)
     homes = np.fromiter(
@@ -246,11 +284,13 @@ def _reachable(index: Index, rows: Slots, report: Report) -> npt.NDArray[np.void
     )
     distance = ((rows - index.first_word) // ENTRY_WORDS - index.homes(homes)) & index.mask
     for row in np.flatnonzero(distance):
-        if index.probe(names[row].tobytes()) != int(rows[row]):
+        found = index.probe(names[row].tobytes())
+        if found < 0:
             report(
                 "index.entry_reachable", f"{_name(index, rows[row])} is not where a probe for its key ends"
             )
-    return names
+        elif found != int(rows[row]):
+            report("index.key_unique", f"{_name(index, rows[row])} has more than one entry")
 
 
 def _record_problem(
@@ -268,10 +308,14 @@ def _record_problem(
     found_key, found_length, tag = layout.RECORD_TAIL.unpack_from(record, 16)
     if found_key != key:
         return f"holds key {found_key.hex()} instead of {key.hex()}"
-    if found_length != size or (tag >> layout.KIND_SHIFT == layout.KIND_REMOVAL) != (length == TOMBSTONE):
+    removal = tag >> layout.KIND_SHIFT in {layout.KIND_REMOVAL, layout.KIND_MOVED_REMOVAL}
+    if found_length != size or removal != (length == TOMBSTONE):
         return f"holds {found_length} bytes of kind {tag >> layout.KIND_SHIFT} instead of {size}"
-    if integrity and xxh3_128_digest(memoryview(record)[RECORD_HEADER_BYTES:]) != record[:16]:
+    digest = xxh3_128_digest(memoryview(record)[RECORD_HEADER_BYTES:])
+    if integrity and digest != record[:16]:
         return f"key {key.hex()} does not match its hash"
+    if smallfiles.content_addressed and digest != key and length != TOMBSTONE:
+        return f"key {key.hex()} is not the hash of its value, which is {digest.hex()}"
     return ""
 
 

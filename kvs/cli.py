@@ -1,67 +1,42 @@
-"""The ``kvs`` command: get, put, delete, scan, stat and verify. Data on stdout, diagnostics on stderr."""
+"""The ``kvs`` command: get, put, delete, scan, stat and verify; the rest is in ``cli_transfer``. Data on stdout,
+diagnostics on stderr.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import NoReturn
 
 import click
 
 import kvs
-
-EXIT_OK: Final = 0
-EXIT_NEGATIVE: Final = 1
-EXIT_USAGE: Final = 2  # click's own
-EXIT_STORE: Final = 3
-EXIT_INTERRUPTED: Final = 130
-EXIT_PIPE_CLOSED: Final = 141
-
-_EXIT_CODES: Final = """\b
-Exit codes:
-  0    done
-  1    the key is not there, or verify found something
-  2    usage
-  3    the store or the file system refused; stderr says why
-  130  interrupted
-  141  whoever read the output went away"""
-
-Command = Callable[..., Any]
-
-
-class _Group(click.Group):
-    """Turns everything that may go wrong outside this program into one line on stderr and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except BrokenPipeError:
-            # Python flushes stdout once more at exit: give it somewhere to flush to (library/signal).
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            ctx.exit(EXIT_PIPE_CLOSED)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
-        except (kvs.Error, OSError, ValueError, MemoryError) as error:
-            click.echo(f"kvs: {str(error) or type(error).__name__}", err=True)
-            ctx.exit(EXIT_STORE)
-        return result
+from kvs import cli_transfer
+from kvs.cli_base import (
+    EXIT_CODES,
+    EXIT_NEGATIVE,
+    EXIT_STORE,
+    IO,
+    JSON,
+    LOCK_TIMEOUT,
+    STORE,
+    Group,
+    json_object,
+    options,
+    show,
+    stdout,
+)
 
 
 @click.group(
-    cls=_Group,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=_EXIT_CODES,
+    epilog=EXIT_CODES,
 )
 @click.version_option(package_name="kvs-torture", prog_name="kvs")
 def main() -> None:
-    """Read, write and check a kvs store, beside any number of other processes.
+    """Read, write, check, copy and repair a kvs store, beside any number of other processes.
 
     A KEY is 32 hex digits; with --text it is any text, and the key is its xxh3-128 (kvs.key_for). Values are
     bytes: get writes them to stdout as they are, put takes them from stdin. With --json, output is JSON, one
@@ -89,7 +64,6 @@ def _text(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta["kvs.text"] = value
 
 
-_STORE = click.argument("store", type=click.Path(path_type=str))
 _KEY = click.argument("key", callback=_key)
 _TEXT = click.option(
     "--text",
@@ -99,47 +73,22 @@ _TEXT = click.option(
     callback=_text,
     help="KEY is text: use its xxh3-128.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON, one object a line.")
-_IO = click.option(
-    "--io", type=click.Choice(["mmap", "append"]), default="mmap", show_default=True, help="How to do I/O."
-)
-_LOCK_TIMEOUT = click.option(
-    "--lock-timeout",
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for another process.",
-)
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several decorators as one, in the order in which help shows them."""
-    return lambda function: functools.reduce(lambda inner, option: option(inner), reversed(options), function)
-
-
-def _object(**fields: Any) -> None:
-    click.echo(json.dumps(fields))
 
 
 def _not_there(key: bytes, as_json: bool) -> NoReturn:
     if as_json:
-        _object(key=key.hex(), value=None)
+        json_object(key=key.hex(), value=None)
     click.echo(f"kvs: key {key.hex()} is not there", err=True)
     raise click.exceptions.Exit(EXIT_NEGATIVE)
-
-
-def _stdout() -> BinaryIO:
-    return sys.stdout.buffer
 
 
 # -- commands -----------------------------------------------------------------------------------------------
 
 
-@main.command(epilog=_EXIT_CODES)
-@_STORE
+@main.command(epilog=EXIT_CODES)
+@STORE
 @_KEY
-@_options(_TEXT, _JSON, _IO, _LOCK_TIMEOUT)
+@options(_TEXT, JSON, IO, LOCK_TIMEOUT)
 @click.option(
     "--revision",
     type=click.IntRange(0, 3),
@@ -160,16 +109,16 @@ def get(store: str, key: bytes, *, as_json: bool, io: str, lock_timeout: float, 
     if item is None:
         _not_there(key, as_json)
     if as_json:
-        _object(key=key.hex(), value=item.value.hex(), transaction=item.transaction_counter)
+        json_object(key=key.hex(), value=item.value.hex(), transaction=item.transaction_counter)
     else:
-        _stdout().write(item.value)
+        stdout().write(item.value)
 
 
-@main.command(epilog=_EXIT_CODES)
-@_STORE
+@main.command(epilog=EXIT_CODES)
+@STORE
 @_KEY
 @click.argument("value", required=False)
-@_options(_TEXT, _JSON, _IO, _LOCK_TIMEOUT)
+@options(_TEXT, JSON, IO, LOCK_TIMEOUT)
 @click.option(
     "--durable/--no-durable",
     default=None,
@@ -198,13 +147,13 @@ def put(
     with kvs.open(store, "c", io=io, lock_timeout_s=lock_timeout, durable=durable) as opened:
         transaction = opened.put_many([(key, data)])
     if as_json:
-        _object(key=key.hex(), transaction=transaction)
+        json_object(key=key.hex(), transaction=transaction)
 
 
-@main.command(epilog=_EXIT_CODES)
-@_STORE
+@main.command(epilog=EXIT_CODES)
+@STORE
 @_KEY
-@_options(_TEXT, _JSON, _IO, _LOCK_TIMEOUT)
+@options(_TEXT, JSON, IO, LOCK_TIMEOUT)
 def delete(store: str, key: bytes, *, as_json: bool, io: str, lock_timeout: float) -> None:
     """Remove KEY. Its older revisions stay readable with get --revision until they are overwritten.
 
@@ -224,12 +173,12 @@ def delete(store: str, key: bytes, *, as_json: bool, io: str, lock_timeout: floa
     if done is None:
         _not_there(key, as_json)
     if as_json:
-        _object(key=key.hex(), transaction=done.transaction_counter)
+        json_object(key=key.hex(), transaction=done.transaction_counter)
 
 
-@main.command(epilog=_EXIT_CODES)
-@_STORE
-@_options(_JSON, _IO, _LOCK_TIMEOUT)
+@main.command(epilog=EXIT_CODES)
+@STORE
+@options(JSON, IO, LOCK_TIMEOUT)
 @click.option("--values", is_flag=True, help="Write values too: KEY, a space, and the value in hex.")
 def scan(store: str, *, as_json: bool, io: str, lock_timeout: float, values: bool) -> None:
     """Write every key, one a line, in no particular order: one snapshot of the store.
@@ -242,7 +191,7 @@ def scan(store: str, *, as_json: bool, io: str, lock_timeout: float, values: boo
       kvs scan /srv/cache | wc -l
       kvs scan /srv/cache --values --json
     """
-    out = _stdout()
+    out = stdout()
     with (
         kvs.open(store, "r", io=io, lock_timeout_s=lock_timeout) as opened,
         opened.snapshot() as snapshot,
@@ -256,11 +205,11 @@ def scan(store: str, *, as_json: bool, io: str, lock_timeout: float, values: boo
             out.write(line.encode() + b"\n")
 
 
-@main.command(epilog=_EXIT_CODES)
-@_STORE
-@_options(_JSON, _LOCK_TIMEOUT)
+@main.command(epilog=EXIT_CODES)
+@STORE
+@options(JSON, LOCK_TIMEOUT)
 def stat(store: str, *, as_json: bool, lock_timeout: float) -> None:
-    """Write the store's counters and properties.
+    """Write the store's counters and properties: what is live, dead and on the disk, who writes, what is pinned.
 
     \b
     Example:
@@ -270,17 +219,14 @@ def stat(store: str, *, as_json: bool, lock_timeout: float) -> None:
     with kvs.open(store, "r", lock_timeout_s=lock_timeout) as opened:
         fields = opened.stat()
     if as_json:
-        _object(**fields)
+        json_object(**fields)
         return
-    width = max(map(len, fields))
-    for name, value in fields.items():
-        shown = str(value).lower() if isinstance(value, bool) else value
-        click.echo(f"{name:<{width}}  {shown}")
+    show(fields)
 
 
-@main.command(epilog=_EXIT_CODES)
-@_STORE
-@_options(_JSON, _IO, _LOCK_TIMEOUT)
+@main.command(epilog=EXIT_CODES)
+@STORE
+@options(JSON, IO, LOCK_TIMEOUT)
 @click.option(
     "--read-only",
     is_flag=True,
@@ -311,13 +257,13 @@ def verify(store: str, *, as_json: bool, io: str, lock_timeout: float, read_only
         )
     for finding in findings:
         if as_json:
-            _object(invariant=finding.invariant, message=finding.message)
+            json_object(invariant=finding.invariant, message=finding.message)
         else:
             click.echo(f"{finding.invariant}  {finding.message}")
     count = len(findings)
     verdict = f"{count} finding{'s' if count > 1 else ''}" if count else "UNKNOWN" if unfinished else "OK"
     if as_json:
-        _object(verdict=verdict, findings=count)
+        json_object(verdict=verdict, findings=count)
     else:
         click.echo(verdict)
     if unfinished and not count:
@@ -325,5 +271,8 @@ def verify(store: str, *, as_json: bool, io: str, lock_timeout: float, read_only
     if count:
         raise click.exceptions.Exit(EXIT_NEGATIVE)
 
+
+for command in cli_transfer.COMMANDS:
+    main.add_command(command)
 
 __all__ = ["main"]

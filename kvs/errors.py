@@ -23,11 +23,12 @@ class CorruptedStoreError(Error):
 
 
 class UnknownStoreError(Error):
-    """The path holds something else than a store, or a store of a newer format. Nothing was touched."""
+    """The path holds something else than a store, or a store of another format. Nothing was touched."""
 
-    def __init__(self, message: str, *, path: str) -> None:
+    def __init__(self, message: str, *, path: str, other_format: bool = False) -> None:
         super().__init__(f"{path}: {message}")
         self.path = path
+        self.other_format = other_format
 
 
 class StoreNotFoundError(Error, FileNotFoundError):
@@ -113,7 +114,7 @@ class IndexFullError(Error):
     def __init__(self, capacity: int, used: int, wanted: int) -> None:
         super().__init__(
             f"the index holds {used} of at most {capacity} keys and {wanted} more were to be added; nothing was"
-            " written. Load the data into a new store that is created with a larger index_capacity"
+            " written. Open the store with growth=True"
         )
         self.capacity = capacity
         self.used = used
@@ -146,18 +147,32 @@ class SnapshotTooOldError(Error):
 
 
 class LockTimeoutError(Error):
-    """A lock was not had within ``waited_s`` seconds. ``holder_pid`` is 0 where it is not known."""
+    """A lock was not had within ``waited_s`` seconds. ``holder_pid`` is 0 where it is not known; ``committed`` is the T
+    of a durable transaction that was committed and synced before the wait, and ``None`` where nothing was written.
+    """
 
-    def __init__(self, lock: str, holder_pid: int, holder_state: str, waited_s: float) -> None:
+    def __init__(
+        self, lock: str, holder_pid: int, holder_state: str, waited_s: float, committed: int | None = None
+    ) -> None:
         holder = f"pid {holder_pid} ({holder_state})" if holder_pid else "an unknown process"
+        outcome = (
+            "nothing was written"
+            if committed is None
+            else f"transaction {committed} is committed and synced, and is seen when that process has synced its own"
+        )
         super().__init__(
-            f"{lock} held by {holder} for {waited_s:.1f} s; nothing was written."
+            f"{lock} held by {holder} for {waited_s:.1f} s; {outcome}."
             " Continue or end that process, or raise lock_timeout_s"
         )
+        self.committed = committed
         self.lock = lock
         self.holder_pid = holder_pid
         self.holder_state = holder_state
         self.waited_s = waited_s
+
+    def after_commit(self, time: int) -> LockTimeoutError:
+        """The same, where transaction ``time`` was committed before the wait."""
+        return LockTimeoutError(self.lock, self.holder_pid, self.holder_state, self.waited_s, time)
 
 
 class ReadOnlyError(Error):
@@ -190,13 +205,14 @@ class ForkedStoreError(Error):
 
 
 class DurabilityError(Error):
-    """A sync failed. The transaction was not acknowledged and this handle refuses further commits."""
+    """A sync failed. The transaction was not acknowledged, and this handle refuses further commits."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"syncing {path} failed ({reason}): the medium may have lost what was written last. The transaction is"
-            " not committed and not visible; everything acknowledged before was synced. This handle refuses"
-            " further commits: check the device, then open the store again"
+            f"syncing {path} failed ({reason}): the medium may have lost what was written last. The transaction was"
+            " not acknowledged: it becomes visible if another process can still put it on the medium, whole or not at"
+            " all. Everything acknowledged before was synced. This handle refuses further commits: check the device,"
+            " then open the store again"
         )
         self.path = path
         self.reason = reason

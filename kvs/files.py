@@ -7,6 +7,7 @@ this one narrow seam. Descriptors are close-on-exec; maps are shared.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import mmap
@@ -14,10 +15,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kvs.errors import DurabilityError, StorageFullError
+from kvs.errors import DurabilityError, StorageFullError, UnsupportedPlatformError
 
 Buffer = bytes | memoryview
 _IOV_MAX = 1024  # buffers of one pwritev(2), sysconf(_SC_IOV_MAX) on Linux
+_KEEP_SIZE = 1  # linux/falloc.h
+_PUNCH_HOLE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -62,6 +67,37 @@ def allocate(fd: int, offset: int, length: int, path: Path) -> None:
         if error.errno in _NO_ROOM:
             raise StorageFullError(str(path), length, error.errno) from error
         raise
+
+
+def linked(fd: int) -> bool:
+    """Whether the file still has a name."""
+    return os.fstat(fd).st_nlink > 0
+
+
+def blocks_bytes(path: Path) -> int:
+    """Bytes that the file takes on the medium (``st_blocks``), holes left out; 0 if it is not there."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def punch(fd: int, offset: int, length: int, path: Path) -> None:
+    """Give the blocks of ``length`` bytes from ``offset`` back (fallocate(2), PUNCH_HOLE and KEEP_SIZE): they read as
+    zeros from then on, in maps too, and the file's length stays.
+
+    Raises:
+        UnsupportedPlatformError: the file system cannot punch holes. Nothing was changed.
+        OSError: it failed otherwise.
+    """
+    if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in {errno.EOPNOTSUPP, errno.ENOSYS}:
+        raise UnsupportedPlatformError(
+            f"the file system of {path} cannot punch holes (fallocate(2)); nothing was given back"
+        )
+    raise OSError(number, os.strerror(number), str(path))
 
 
 def lengthen(fd: int, length: int) -> None:
@@ -133,7 +169,7 @@ def sync_data(fd: int, path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable. Raises DurabilityError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -25,12 +25,13 @@ from kvs import files, layout, syncpoints
 from kvs.errors import CorruptedStoreError, SnapshotTooOldError, UnknownStoreError
 from kvs.layout import BUSY, E_PLACE, E_TIME, ENTRY_WORDS, TOMBSTONE
 from kvs.locks import COMMIT, Held
-from kvs.smallfile import VECTOR_MIN, Integers, Words
+from kvs.records import VECTOR_MIN, Integers, Words
 
 Slots = npt.NDArray[np.int64]
 Located = tuple[Slots, Words]
 _head = layout.ENTRY_HEAD.unpack_from
 _key_words = struct.Struct("@QQ").unpack
+_CHUNK = 1 << 16  # entries looked at together
 _PENDING_MIN = 12  # fewer keys than this are probed one by one: a numpy round costs more
 
 
@@ -45,6 +46,11 @@ class Revision(NamedTuple):
     location: int
     length: int
 
+    @property
+    def forgotten(self) -> bool:
+        """Whether a compaction has forgotten it, with its record: see ``H_FORGOTTEN``."""
+        return self.location == 0 and self.length == TOMBSTONE
+
 
 class Index:
     """One mapped index file.
@@ -56,6 +62,7 @@ class Index:
 
     def __init__(self, path: Path, *, write: bool) -> None:
         self.path = path
+        self.writable = write
         self.fd = files.open_file(path, write=write)
         try:
             self._check_header(files.read_at(self.fd, 0, layout.PAGE))
@@ -69,15 +76,21 @@ class Index:
         self.slots = words[layout.H_SLOTS]
         self.mask = self.slots - 1
         self.capacity = words[layout.H_CAPACITY]
+        self.generation = words[layout.H_GENERATION]
         self.writers_max = words[layout.H_WRITERS_MAX]
         self.entries = words[layout.H_ENTRIES]
         self.first_word = self.entries // layout.WORD
         self.store_uuid = bytes(self.map[layout.H_UUID * 8 : layout.H_UUID * 8 + 16])
+        self.traits = layout.pack_traits(self.flags, self.writers_max)
         self.durable = bool(self.flags & layout.FLAG_DURABLE)
         self.visible_word = layout.H_DURABLE if self.durable else layout.H_COMMITTED
         self.flat: Words = np.frombuffer(self.map, dtype=np.uint64)
         self.halves = self.flat[self.first_word : self.first_word + self.slots * ENTRY_WORDS].reshape(-1, 8)
         """The table as rows of 64 bytes: entry ``i`` is row ``2i`` (key and T) and row ``2i + 1``."""
+        end = layout.writer_word(self.writers_max)
+        self.places = self.flat[layout.HEADER_WORDS : end].reshape(-1, layout.WRITER_WORDS)
+        """The writer table, a row of words for each place."""
+        self.lagging = self.places[:, layout.W_LAGGING]
 
     def _check_header(self, page: bytes) -> None:
         words = memoryview(page[: len(page) & -8]).cast("Q")
@@ -86,19 +99,23 @@ class Index:
                 "this is not the index of a kvs store; nothing was touched. Check the path",
                 path=str(self.path),
             )
-        if words[layout.H_VERSION] > layout.FORMAT_VERSION:
-            raise UnknownStoreError(
-                f"written in format {words[layout.H_VERSION]}, newer than {layout.FORMAT_VERSION}, the newest that"
-                " this version of kvs knows; nothing was touched. Upgrade kvs",
-                path=str(self.path),
-            )
         if len(page) < layout.PAGE:
             raise CorruptedStoreError(
                 "the index is truncated within its header", path=str(self.path), offset_bytes=0
             )
         static = page[: layout.STATIC_WORDS * 8]
         stored = page[layout.H_STATIC_HASH * 8 : layout.H_STATIC_HASH * 8 + 16]
-        if xxh3_128_digest(static) != stored or words[layout.H_FLAGS] & ~layout.FLAGS_KNOWN:
+        whole = xxh3_128_digest(static) == stored
+        if whole and words[layout.H_VERSION] != layout.FORMAT_VERSION:
+            version = words[layout.H_VERSION]
+            newer = version > layout.FORMAT_VERSION
+            raise UnknownStoreError(
+                f"written in format {version}, and this version of kvs knows format {layout.FORMAT_VERSION} only;"
+                f" nothing was touched. {'Upgrade kvs' if newer else 'Dump it with the kvs that wrote it'}",
+                path=str(self.path),
+                other_format=True,
+            )
+        if not whole or words[layout.H_FLAGS] & ~layout.FLAGS_KNOWN:
             raise CorruptedStoreError(
                 "the index header does not match its checksum", path=str(self.path), offset_bytes=0
             )
@@ -110,6 +127,11 @@ class Index:
                 path=str(self.path),
                 offset_bytes=actual,
             )
+
+    @property
+    def retired(self) -> bool:
+        """Whether another generation has replaced this one: nothing in it changes any more."""
+        return self.words[layout.H_NEXT] != 0
 
     # -- one key ------------------------------------------------------------------------------------------
 
@@ -164,12 +186,15 @@ class Index:
         """All revisions of ``key`` with T <= ``snapshot`` that are still kept, newest first."""
         return self.history(key, snapshot)[0]
 
-    def history(self, key: bytes, snapshot: int) -> tuple[list[Revision], bool]:
-        """``revisions``, and whether they are all that ``key`` ever had: some place of its ring was never used."""
+    def history(self, key: bytes, snapshot: int) -> tuple[list[Revision], int | None]:
+        """``revisions``, and the T up to which there may have been older ones: 0 if they are all that ``key`` ever had,
+        ``None`` where a place of its ring was used again.
+        """
+        words = self.words
+        forgotten = words[layout.H_FORGOTTEN]
         word = self.probe(key)
         if word < 0:
-            return [], True
-        words = self.words
+            return [], forgotten
         loaded = [
             Revision(words[word + E_TIME + i], word + E_TIME + i, word + E_PLACE + 2 * i, 0, 0)
             for i in range(layout.REVISIONS)
@@ -178,12 +203,22 @@ class Index:
         syncpoints.reach("read.after_times")
         found = [r._replace(location=words[r.place_word], length=words[r.place_word + 1]) for r in kept]
         syncpoints.reach("read.after_location")
-        return found, not all(revision.time for revision in loaded)
+        if all(revision.time for revision in loaded):
+            return found, None
+        return found, min([forgotten, *(r.time - 1 for r in loaded if r.time)])
 
     def unchanged(self, revision: Revision) -> bool:
         """Whether the revision is still the one that was loaded: then what it pointed to was the value."""
         words = self.words
         return words[revision.time_word] == revision.time and words[revision.place_word] == revision.location
+
+    def points_into(self, file_id: int) -> bool:
+        """Whether any revision is in that smallfile. Looks at the whole table."""
+        for first in range(0, self.slots, _CHUNK):
+            places = self.halves[2 * first + 1 : 2 * (first + _CHUNK) : 2, 0::2]
+            if ((places >> np.uint64(layout.LOCATION_SHIFT) == np.uint64(file_id)) & (places != 0)).any():
+                return True
+        return False
 
     def newest(self, word: int) -> tuple[int, int]:
         """``(T, length)`` of the newest revision of the entry at ``word``. Exact under COMMIT only."""
@@ -242,6 +277,18 @@ class Index:
         lengths = places[rows, 2 * ring + 1]
         return newest, (newest > 0) & (lengths != np.uint64(TOMBSTONE))
 
+    def last_but_one(self, located: Located | list[int]) -> int:
+        """The greatest T that must be durable before the located entries get another revision: in each full ring the
+        last but one, so that one revision that readers may see is left. 0 if none is full. Exact under COMMIT.
+        """
+        if isinstance(located, list):
+            rings = [_head(self.map, word << 3)[1:] for word in located if word >= 0]
+            return max((sorted(ring)[1] for ring in rings if ring[3]), default=0)
+        slots, heads = located
+        times = heads[slots >= 0, E_TIME : E_TIME + layout.REVISIONS]
+        full = times[times[:, 3] != 0]
+        return int(np.partition(full, 1, axis=1)[:, 1].max()) if len(full) else 0
+
     # -- publishing, under COMMIT -------------------------------------------------------------------------
 
     def publish(
@@ -267,15 +314,16 @@ class Index:
             self._publish_many(time, keys, locations, lengths, slots, heads)
 
     def _publish_one(self, time: int, key: bytes, location: int, length: int, known: int) -> None:
-        reach, words = syncpoints.reach, self.words
+        reach, words = syncpoints.hook, self.words
         # An empty entry that a probe found before may have been taken by another key of this transaction.
         word = known if known >= 0 else self.probe(key)
         if word < 0:
             word = ~word
-            if syncpoints.hook is not None:
+            if reach:
                 reach("publish.before_key", (self.store_words, (word, word + 1), _key_words(key)))
             words[word], words[word + 1] = _key_words(key)
-            reach("publish.after_key")
+            if reach:
+                reach("publish.after_key")
             ring = 0
         else:
             times = _head(self.map, word << 3)[1:]
@@ -284,15 +332,20 @@ class Index:
             ring = times.index(BUSY if BUSY in times else min(times))
         place = word + E_PLACE + ring + ring
         word += E_TIME + ring
-        reach("publish.before_busy")
+        if reach:
+            reach("publish.before_busy")
         words[word] = BUSY
-        reach("publish.after_busy")
+        if reach:
+            reach("publish.after_busy")
         words[place] = location
-        reach("publish.after_location")
+        if reach:
+            reach("publish.after_location")
         words[place + 1] = length
-        reach("publish.after_length")
+        if reach:
+            reach("publish.after_length")
         words[word] = time
-        reach("publish.after_time")
+        if reach:
+            reach("publish.after_time")
 
     def _publish_many(
         self,
@@ -369,7 +422,14 @@ class Index:
 
 
 def build(
-    path: Path, *, capacity: int, flags: int, store_uuid: bytes, boot_id: bytes, writers_max: int
+    path: Path,
+    *,
+    capacity: int,
+    flags: int,
+    store_uuid: bytes,
+    boot_id: bytes,
+    writers_max: int,
+    generation: int = 0,
 ) -> None:
     """Write an empty index to ``path``, with real blocks for all of it. Raises StorageFullError."""
     slots = layout.slots_for(capacity)
@@ -382,7 +442,8 @@ def build(
         header[layout.H_VERSION] = layout.FORMAT_VERSION
         header[layout.H_FLAGS] = flags
         header[layout.H_SLOTS] = slots
-        header[layout.H_CAPACITY] = max(capacity, slots * 7 // 10)
+        header[layout.H_CAPACITY] = capacity
+        header[layout.H_GENERATION] = generation
         header[layout.H_WRITERS_MAX] = writers_max
         header[layout.H_ENTRIES] = entries
         header[layout.H_UUID : layout.H_UUID + 2] = np.frombuffer(store_uuid, dtype=np.uint64)
@@ -391,6 +452,5 @@ def build(
         header[layout.H_BOOT : layout.H_BOOT + 2] = np.frombuffer(boot_id, dtype=np.uint64)
         table = np.zeros(writers_max * layout.WRITER_WORDS, dtype=np.uint64)
         files.write_at(fd, 0, [header.tobytes(), table.tobytes()], path)
-        files.sync_data(fd, path)
     finally:
         files.close(fd)

@@ -1,4 +1,4 @@
-"""Named byte ranges of ``ranges.lock``, the order in which they may be taken, and the whole-file gate.
+"""Named byte ranges of ``ranges.lock``, the order in which they may be taken, pins, and the whole-file gate.
 
 All ranges are open-file-description locks (fcntl(2), ``F_OFD_SETLK``): they belong to the description that
 ``RangeLocks`` opened once, so closing another descriptor of the file does not drop them (POSIX record locks
@@ -19,9 +19,10 @@ import os
 import platform
 import struct
 import sys
+import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,6 +35,9 @@ _FLOCK: Final = struct.Struct(
     "@hhqqi4x"
 )  # struct flock of Linux on 64 bits: type, whence, start, length, pid
 
+PIN_BASE: Final = 1 << 60
+"""Snapshots of transaction T share byte ``PIN_BASE + T``."""
+_PINS_MAX: Final = 1 << 56
 _FREE: Final = struct.pack("@h", fcntl.F_UNLCK)
 """How the answer to F_OFD_GETLK begins where nobody else holds the range."""
 
@@ -61,6 +65,7 @@ def _range(name: str, rank: int, start: int) -> Range:
 
 COMPACT: Final = _range("COMPACT", 0, 0)
 COMMIT: Final = _range("COMMIT", 2, 1)
+DURABLE: Final = _range("DURABLE", 4, 2)
 _PROOF_OF_COMMIT: Final = Held(COMMIT)
 
 
@@ -68,6 +73,12 @@ _PROOF_OF_COMMIT: Final = Held(COMMIT)
 def writer_range(slot: int) -> Range:
     """``WRITER[slot]``: held by the live owner of a writer place for as long as it lives."""
     return _range(f"WRITER[{slot}]", 1, 1024 + slot)
+
+
+@functools.cache
+def sync_range(slot: int) -> Range:
+    """``SYNC[slot]``: held from before a durable transaction of that place is visible until it is synced."""
+    return _range(f"SYNC[{slot}]", 3, (1 << 20) + slot)
 
 
 def check_platform() -> None:
@@ -138,12 +149,18 @@ class RangeLocks:
                 raise LockTimeoutError(wanted.name, pid, files.process_state(pid) if pid else "", waited)
 
     def release(self, proof: Held) -> None:
-        """Let go of the range that was taken last."""
-        assert self._held
-        assert self._held[-1] is proof, f"{proof.range.name} is not the lock that was taken last"
-        self._held.pop()
+        """Let go of a range; those that were taken after it may stay held."""
+        self._held.remove(proof)
         fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, proof.range.unlock)
         syncpoints.freed(proof.range.name)
+
+    def release_above(self, kept: Range, ranges: Sequence[Range]) -> None:
+        """Let go of ``ranges``, which are all that may be held above ``kept``, whether they are or not."""
+        if self.fd >= 0:
+            self._held[:] = [held for held in self._held if held.range.rank <= kept.rank]
+            for each in ranges:
+                fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, each.unlock)
+                syncpoints.freed(each.name)
 
     def held_elsewhere(self, asked: Range) -> bool:
         """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""
@@ -155,6 +172,82 @@ class RangeLocks:
         self._held.clear()
         if fd >= 0:
             files.close(fd)
+
+
+class Pins:
+    """The T that one handle's snapshots need: shared locks, so that the kernel forgets them with their owner.
+
+    They are on a description of their own, which every other description of the file can see. ``mutex`` protects
+    the counts: locks of one description merge, so the last snapshot of a T is the one that unlocks it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.fd = -1
+        self._counts: dict[int, int] = {}
+        self._mutex = threading.Lock()
+        _pins.add(self)
+
+    def pin(self, time: int) -> None:
+        """Pin transaction ``time``; never waits, because nobody takes these ranges exclusively."""
+        with self._mutex:
+            if self.fd < 0:
+                self.fd = _open(self._path, write=False)
+            count = self._counts.get(time, 0)
+            if not count:
+                _set_pin(self.fd, fcntl.F_RDLCK, time)
+            self._counts[time] = count + 1
+
+    def unpin(self, time: int) -> None:
+        """Take one ``pin`` of ``time`` back. Harmless when all were closed."""
+        with self._mutex:
+            count = self._counts.pop(time, 0)
+            if count > 1:
+                self._counts[time] = count - 1
+            elif count and self.fd >= 0:
+                _set_pin(self.fd, fcntl.F_UNLCK, time)
+
+    def close(self) -> None:
+        """Take all of them back."""
+        with self._mutex:
+            fd, self.fd = self.fd, -1
+            self._counts.clear()
+        if fd >= 0:
+            files.close(fd)
+
+
+def _set_pin(fd: int, kind: int, time: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, PIN_BASE + time, 1, 0))
+
+
+def _pinned_within(fd: int, begin: int, end: int) -> tuple[int, int] | None:
+    """Some range of T from ``begin`` to before ``end`` that others pin, ``(first, behind the last)``."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, PIN_BASE + begin, end - begin, 0)
+    kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    if kind == fcntl.F_UNLCK:
+        return None
+    first = max(start - PIN_BASE, begin)
+    return first, min(start - PIN_BASE + length, end) if length else end
+
+
+def lowest_pin(fd: int, below: int) -> int | None:
+    """The oldest T < ``below`` that a description other than ``fd``'s pins now, ``None`` if there is none."""
+    lowest = None
+    while below > 0 and (found := _pinned_within(fd, 0, below)) is not None:
+        lowest = below = found[0]
+    return lowest
+
+
+def pins(fd: int) -> list[int]:
+    """Every T that descriptions other than ``fd``'s pin now, in rising order."""
+    found: list[int] = []
+    todo = [(0, _PINS_MAX)]
+    while todo:
+        begin, end = todo.pop()
+        if begin < end and (pinned := _pinned_within(fd, begin, end)) is not None:
+            found.extend(range(*pinned))
+            todo += [(begin, pinned[0]), (pinned[1], end)]
+    return sorted(found)
 
 
 def range_is_held(fd: int, asked: Range) -> bool:
@@ -174,6 +267,7 @@ def anything_held(fd: int) -> bool:
 
 
 _all: weakref.WeakSet[RangeLocks] = weakref.WeakSet()
+_pins: weakref.WeakSet[Pins] = weakref.WeakSet()
 _gates: set[int] = set()
 _EXCLUSIVE: Final = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
 _SHARED: Final = portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING
@@ -183,6 +277,9 @@ def _close_in_child() -> None:
     """After a fork: close the shared descriptions without unlocking, so that the parent's locks live."""
     for locks in list(_all):
         locks.close()
+    for held in list(_pins):
+        held._mutex = threading.Lock()  # another thread of the parent may have had it
+        held.close()
     while _gates:
         files.close(_gates.pop())
 

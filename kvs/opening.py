@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from kvs import files, layout, locks, syncpoints
+from kvs import durability, files, generations, layout, locks, rebuild, syncpoints
 from kvs import index as index_module
 from kvs.errors import (
     CorruptedStoreError,
@@ -24,88 +24,185 @@ from kvs.errors import (
     StoreOptionsError,
     UnknownStoreError,
 )
+from kvs.generations import Generations
 from kvs.index import Index
 from kvs.locks import Held, Range, RangeLocks
-from kvs.smallfile import Appender, Smallfiles
-from kvs.transaction import Writer
+from kvs.smallfile import Smallfiles
+from kvs.writer import Writer
 
 GATE: Final = "store.lock"
 RANGES: Final = "ranges.lock"
-GENERATION: Final = 0
 _NO_CLEAN: Final = bytes(16)
 
 
 class Options(NamedTuple):
-    """What ``open`` was asked for, checked."""
+    """What ``open`` was asked for, by the names of its arguments."""
 
     flag: str
     durable: bool | None
     integrity: bool | None
     content_addressed: bool | None
-    mapped: bool
+    io: str
     lock_timeout_s: float
-    capacity: int
-    writers_max: int
+    index_capacity: int
+    growth: bool = True
+    smallfile_bytes: int = layout.SMALLFILE_BYTES
+    compact_at: float | None = None
+    writers_max: int = layout.WRITERS_MAX
+
+    @property
+    def mapped(self) -> bool:
+        """Whether smallfiles are read and written through maps."""
+        return self.io == "mmap"
+
+    def check(self) -> Options:
+        """The same options. Raises StoreOptionsError for one that makes no sense."""
+        problems = {
+            f"flag {self.flag!r}: one of r, w, c, n": self.flag not in {"r", "w", "c", "n"},
+            f"io {self.io!r}: 'mmap' or 'append'": self.io not in {"mmap", "append"},
+            f"index_capacity {self.index_capacity}: from 1 to {1 << 33} keys": not (
+                1 <= self.index_capacity <= 1 << 33
+            ),
+            f"smallfile_bytes {self.smallfile_bytes}: at least 1": self.smallfile_bytes < 1,
+            f"compact_at {self.compact_at}: between 0 and 1": self.compact_at is not None
+            and not 0 < self.compact_at < 1,
+            f"lock_timeout_s {self.lock_timeout_s}: zero or more seconds": not self.lock_timeout_s >= 0,
+        }
+        for problem, found in problems.items():
+            if found:
+                raise StoreOptionsError(f"{problem}; nothing was touched")
+        return self
 
 
-def ensure(directory: Path, options: Options) -> Path:
-    """Make sure that a store is there to be opened, creating or replacing one as the flag says; returns the path of
-    its index.
+class Attached(NamedTuple):
+    """What a handle works with; ``writer`` is ``None`` where it may only read."""
+
+    view: Generations
+    smallfiles: Smallfiles
+    writer: Writer | None
+
+
+def attach(directory: Path, options: Options) -> Attached:
+    """Open the store in ``directory``, which is created, replaced or rebuilt first where that is due.
+
+    Raises:
+        StoreNotFoundError, UnknownStoreError, StoreOptionsError, StorageFullError, MaximumWritersError;
+        CorruptedStoreError: a file is damaged in a way that no rebuilding mends.
+        LockTimeoutError: another process is creating or rebuilding it, or (flag ``n``, or a rebuild) still has it open
+            for writing.
+    """
+    ensure(directory, options)
+    while True:
+        with locks.gate(directory / GATE, exclusive=False, timeout_s=options.lock_timeout_s):
+            index = _usable(directory, write=options.flag != "r")
+            if index is not None:
+                return _attach(directory, index, options)
+        _rebuild(directory, options)
+
+
+def _attach(directory: Path, index: Index, options: Options) -> Attached:
+    view = Generations(directory, index)
+    smallfiles = Smallfiles(directory, index.store_uuid, index.traits, mapped=options.mapped)
+    try:
+        check_options(index, options, directory)
+        writer = claim(directory, view, smallfiles, options) if options.flag != "r" else None
+    except BaseException:
+        view.close()
+        smallfiles.close()
+        raise
+    return Attached(view, smallfiles, writer)
+
+
+def _usable(directory: Path, *, write: bool) -> Index | None:
+    """The current index, or ``None`` where it has to be rebuilt: missing, damaged, or of another boot and not closed
+    cleanly. Under the gate, shared.
+    """
+    try:
+        index = generations.locate(directory, write=write)
+    except (FileNotFoundError, CorruptedStoreError):
+        return None
+    except UnknownStoreError as error:
+        if error.other_format or not any(directory.glob("*.small")):
+            raise
+        return None
+    if stored_boot(index) == files.boot_id() or is_clean(index):
+        return index
+    index.close()
+    return None
+
+
+def _rebuild(directory: Path, options: Options) -> None:
+    """Make a new index from the smallfiles, unless somebody else was faster."""
+    try:
+        with locks.gate(directory / GATE, exclusive=True, timeout_s=options.lock_timeout_s):
+            index = _usable(directory, write=False)
+            if index is not None:
+                index.close()
+                return
+            _refuse_writers(directory)
+            rebuild.rebuild(directory, boot_id=files.boot_id())
+    except PermissionError as error:
+        raise CorruptedStoreError(
+            "the index is missing, damaged, or of unknown age after a restart of the machine, and may not be rebuilt by"
+            f" this user ({error.strerror}); nothing was changed. Open the store once as somebody who may write to it",
+            path=str(directory),
+        ) from error
+
+
+def ensure(directory: Path, options: Options) -> None:
+    """Make sure that a store is there to be opened, creating or replacing one as the flag says.
 
     Raises:
         StoreNotFoundError, UnknownStoreError, StorageFullError; LockTimeoutError if another process is
         creating it, or (flag ``n``) still has it open for writing.
     """
-    index_path = directory / layout.index_name(GENERATION)
-    there = index_path.exists()
-    if not there and directory.exists() and not directory.is_dir():
+    if directory.exists() and not directory.is_dir():
         raise UnknownStoreError(
             "this is a file; a store is a directory. Nothing was touched", path=str(directory)
         )
+    there = _holds_store(directory)
     if options.flag in "rw":
         if not there:
             raise _missing(directory)
-        return index_path
+        return
     if options.flag == "c" and there:
-        return index_path
+        return
     try:
         directory.mkdir(exist_ok=True)
     except FileNotFoundError:
         raise StoreNotFoundError(str(directory.parent)) from None
     names = {entry.name for entry in directory.iterdir()}  # one look: another process may be creating it now
-    if names and not names & {index_path.name, GATE}:
+    if names and not there and GATE not in names:
         raise UnknownStoreError(
             "this directory holds other files and no store; nothing was touched. Choose an empty directory",
             path=str(directory),
         )
     with locks.gate(directory / GATE, exclusive=True, timeout_s=options.lock_timeout_s):
-        if options.flag == "n" or not index_path.exists():  # or somebody else was faster
-            _create(directory, index_path, options)
-    return index_path
+        if options.flag == "n" or not _holds_store(directory):  # or somebody else was faster
+            _create(directory, options)
+
+
+def _holds_store(directory: Path) -> bool:
+    """Whether there is an index, or smallfiles to make one from."""
+    return bool(generations.numbers(directory)) or any(directory.glob("*.small"))
 
 
 def _missing(directory: Path) -> Exception:
-    if directory.is_dir() and any(directory.glob("*.small")):
-        return CorruptedStoreError(
-            "the index is missing; the smallfiles, which hold the data, are there and were not touched",
-            path=str(directory / layout.index_name(GENERATION)),
-        )
     if directory.is_dir() and any(directory.iterdir()) and not (directory / GATE).exists():
         return UnknownStoreError("this directory holds other files and no store", path=str(directory))
     return StoreNotFoundError(str(directory))
 
 
-def _create(directory: Path, index_path: Path, options: Options) -> None:
+def _create(directory: Path, options: Options) -> None:
     """Under the exclusive gate: build the index aside, name it, then drop what a replaced store left.
 
-    A death in between leaves either the old store or the new one: leftover smallfiles carry another uuid.
+    A death in between leaves either the old store or the new one: leftover smallfiles carry another uuid, and the
+    oldest generation is the one that counts.
     """
     ranges = directory / RANGES
     files.close(files.open_file(ranges, write=True, create=True))
-    if index_path.exists():
-        _refuse_writers(directory, index_path)
-    elif any(directory.glob("*.small")) and options.flag != "n":
-        raise _missing(directory)
+    _refuse_writers(directory)
+    index_path = generations.path_of(directory, 0)
     flags = (
         (layout.FLAG_DURABLE if options.durable else 0)
         | (layout.FLAG_INTEGRITY if options.integrity is not False else 0)
@@ -117,7 +214,7 @@ def _create(directory: Path, index_path: Path, options: Options) -> None:
     try:
         index_module.build(
             temporary,
-            capacity=options.capacity,
+            capacity=options.index_capacity,
             flags=flags,
             store_uuid=secrets.token_bytes(16),
             boot_id=files.boot_id(),
@@ -132,22 +229,32 @@ def _create(directory: Path, index_path: Path, options: Options) -> None:
     syncpoints.reach("create.after_publish")
     for leftover in directory.glob("*.small"):
         files.unlink(leftover)
+    for number in generations.numbers(directory):
+        if number:
+            files.unlink(generations.path_of(directory, number))
 
 
-def _refuse_writers(directory: Path, index_path: Path) -> None:
-    """Replacing a store under a live writer would lose what it writes from then on."""
-    try:
-        index = Index(index_path, write=False)
-    except (UnknownStoreError, CorruptedStoreError):
-        return  # flag n replaces what cannot be read, too
+def _refuse_writers(directory: Path) -> None:
+    """Replacing a store or its index under a live writer would lose what it writes from then on."""
     ranges = RangeLocks(directory / RANGES, lambda _: 0)
     try:
-        for slot in range(index.writers_max):
+        for slot in range(layout.WRITERS_MAX):
             if ranges.held_elsewhere(locks.writer_range(slot)):
-                pid = index.words[layout.writer_word(slot) + layout.W_PID]
-                raise LockTimeoutError(f"WRITER[{slot}]", pid, files.process_state(pid), 0.0)
+                pid = _pid_of(directory, slot)
+                raise LockTimeoutError(f"WRITER[{slot}]", pid, files.process_state(pid) if pid else "", 0.0)
     finally:
         ranges.close()
+
+
+def _pid_of(directory: Path, slot: int) -> int:
+    """The pid in a writer place, for messages; 0 where the index cannot tell."""
+    try:
+        index = generations.locate(directory, write=False)
+    except (UnknownStoreError, CorruptedStoreError, OSError):
+        return 0
+    try:
+        return index.words[layout.writer_word(slot) + layout.W_PID]
+    finally:
         index.close()
 
 
@@ -166,25 +273,15 @@ def check_options(index: Index, options: Options, path: Path) -> None:
             )
 
 
-def check_boot(index: Index, path: Path) -> None:
-    """Raise CorruptedStoreError if the machine was restarted since and the store was not closed cleanly."""
-    if stored_boot(index) == files.boot_id() or is_clean(index):
-        return
-    raise CorruptedStoreError(
-        "the machine was restarted while the store was open for writing, so this index is of unknown age. The"
-        " smallfiles, which hold the data, were not touched; this version cannot rebuild the index from them yet",
-        path=str(path),
-    )
-
-
 def stored_boot(index: Index) -> bytes:
     """The boot id that the header names."""
     return bytes(index.map[layout.H_BOOT * 8 : layout.H_BOOT * 8 + 16])
 
 
 def clean_hash(index: Index) -> bytes:
-    """The hash of what a clean close vouches for: everything in the header page up to the owner's word."""
-    return xxh3_128_digest(index.map[: layout.H_OWNER_PID * 8] + stored_boot(index))
+    """The hash of what a clean close vouches for: the header page but the owners' words and the mark itself."""
+    rest = index.map[layout.H_FLOOR * 8 : layout.PAGE]
+    return xxh3_128_digest(index.map[: layout.H_OWNER_PID * 8] + stored_boot(index) + rest)
 
 
 def is_clean(index: Index) -> bool:
@@ -192,7 +289,8 @@ def is_clean(index: Index) -> bool:
     return bytes(index.map[layout.H_CLEAN * 8 : layout.H_CLEAN * 8 + 16]) == clean_hash(index)
 
 
-def _store_pair(index: Index, word: int, data: bytes) -> None:
+def store_pair(index: Index, word: int, data: bytes) -> None:
+    """Store 16 bytes in two words of the header, one after the other."""
     index.words[word], index.words[word + 1] = _pair(data)
 
 
@@ -200,104 +298,80 @@ def _pair(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
 
 
-def claim(directory: Path, index: Index, smallfiles: Smallfiles, options: Options) -> Writer:
-    """Take a free writer place and its smallfile, finish what its dead owner left, mark the store unclean.
+def claim(directory: Path, view: Generations, smallfiles: Smallfiles, options: Options) -> Writer:
+    """Take a free writer place, finish what its dead owner left, mark the store unclean.
 
     Raises:
-        MaximumWritersError, LockTimeoutError, StorageFullError; CorruptedStoreError: the place's smallfile is
+        MaximumWritersError, LockTimeoutError, DurabilityError; CorruptedStoreError: the place's smallfile is
         not what it was. It was not touched.
     """
-    ranges = RangeLocks(directory / RANGES, lambda asked: _owner(index, asked))
+    ranges = RangeLocks(directory / RANGES, lambda asked: _owner(view.index, asked))
     try:
-        slot = next((i for i in range(index.writers_max) if ranges.try_acquire(locks.writer_range(i))), None)
+        places = range(view.index.writers_max)
+        slot = next((i for i in places if ranges.try_acquire(locks.writer_range(i))), None)
         if slot is None:
-            raise MaximumWritersError(str(directory), index.writers_max)
+            raise MaximumWritersError(str(directory), view.index.writers_max)
         syncpoints.reach("claim.after_lock")
-        appender = _smallfile(index, smallfiles, slot, options)
-        index.words[layout.writer_word(slot) + layout.W_PID] = os.getpid()
-        syncpoints.reach("claim.after_owner")
         writer = Writer(
-            index, smallfiles, ranges, slot, appender, pid=os.getpid(), lock_timeout_s=options.lock_timeout_s
+            view,
+            smallfiles,
+            ranges,
+            slot,
+            pid=os.getpid(),
+            lock_timeout_s=options.lock_timeout_s,
+            smallfile_bytes=options.smallfile_bytes,
+            growth=options.growth,
         )
-
-        def unclean(_: Held) -> None:
-            _store_pair(index, layout.H_CLEAN, _NO_CLEAN)
-            _store_pair(index, layout.H_BOOT, files.boot_id())
-
-        try:
-            writer.locked(unclean)
-        except BaseException:
-            writer.close()
-            raise
+        writer.locked(lambda held, index: _take_over(held, index, smallfiles, writer))
     except BaseException:
         ranges.close()
         raise
     return writer
 
 
+def _take_over(held: Held, index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
+    """Under COMMIT, with the dead owner's commit finished: sync what the dead had not, and make the place one's own."""
+    place = layout.writer_word(writer.slot)
+    tail, file_id = index.words[place + layout.W_TAIL], index.words[place + layout.W_FILE]
+    if tail and smallfiles.path(file_id).exists():
+        smallfiles.check(file_id, tail)  # or this writer would append behind a hole, or to another's file
+    elif tail:
+        _check_gone(index, smallfiles, file_id)
+    if index.durable:
+        durability.finish_dead(index, smallfiles, writer.locks, writer.lock_timeout_s)
+    index.words[layout.H_PLACES] = max(index.words[layout.H_PLACES], writer.slot + 1)
+    index.words[place + layout.W_PID] = writer.pid
+    syncpoints.reach("claim.after_owner")
+    generations.tidy(held, index)
+    store_pair(index, layout.H_CLEAN, _NO_CLEAN)
+    store_pair(index, layout.H_BOOT, files.boot_id())
+
+
 def _owner(index: Index, asked: Range) -> int:
     """The pid in the owner word beside a lock."""
-    if asked is locks.COMMIT:
-        return index.words[layout.H_OWNER_PID]
-    slot = asked.start - locks.writer_range(0).start
-    return index.words[layout.writer_word(slot) + layout.W_PID] if 0 <= slot < index.writers_max else 0
+    if asked in (locks.COMMIT, locks.COMPACT):
+        return index.words[layout.H_OWNER_PID if asked is locks.COMMIT else layout.H_COMPACT_PID]
+    for named in (locks.writer_range, locks.sync_range):
+        slot = asked.start - named(0).start
+        if 0 <= slot < index.writers_max:
+            return index.words[layout.writer_word(slot) + layout.W_PID]
+    return 0
 
 
-def _smallfile(index: Index, smallfiles: Smallfiles, slot: int, options: Options) -> Appender:
-    """The appender of the place's smallfile, made new where nothing was ever published in it."""
-    place = layout.writer_word(slot)
-    tail = index.words[place + layout.W_TAIL]
-    file_id = index.words[place + layout.W_FILE] if tail else slot
-    path = smallfiles.path(file_id)
-    if tail:
-        smallfiles.check(file_id, tail)  # or this writer would append behind a hole, or to another's file
-        return Appender(path, tail=tail, mapped=options.mapped)
-    files.unlink(path)  # a replaced store's, or one that died before it had a header
-    appender = Appender(path, tail=0, mapped=options.mapped)
-    try:
-        pieces = [layout.pack_smallfile_header(index.store_uuid, file_id)]
-        appender.reserve(layout.SMALLFILE_HEADER_BYTES)
-        syncpoints.reach("claim.before_header", (appender.store_prefix, 0, pieces))
-        appender.store(0, pieces)
-        named = (place + layout.W_FILE, place + layout.W_TAIL)
-        values = (file_id, layout.SMALLFILE_HEADER_BYTES)
-        syncpoints.reach("claim.after_header", (index.store_words, named, values))
-        if index.durable:
-            appender.sync()
-            files.sync_directory(path.parent)
-        index.words[place + layout.W_FILE] = file_id
-        index.words[place + layout.W_TAIL] = layout.SMALLFILE_HEADER_BYTES
-    except BaseException:
-        appender.close()
-        raise
-    return appender
-
-
-def leave(index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
+def leave(smallfiles: Smallfiles, writer: Writer) -> None:
     """Close a writer: finish pending work and, if nobody else writes, sync all and mark the store clean.
 
     Raises LockTimeoutError; the handle's locks are released whatever happens.
     """
 
-    def mark(_: Held) -> None:
+    def mark(held: Held, index: Index) -> None:
         others = any(
             slot != writer.slot and writer.locks.held_elsewhere(locks.writer_range(slot))
             for slot in range(index.writers_max)
         )
-        if others or writer.failure is not None:
-            return
-        for slot in range(index.writers_max):
-            place = layout.writer_word(slot)
-            if index.words[place + layout.W_TAIL] > layout.SMALLFILE_HEADER_BYTES:
-                smallfiles.sync(index.words[place + layout.W_FILE])
-        files.sync_data(index.fd, index.path)
-        files.sync_directory(smallfiles.directory)
-        digest = clean_hash(index)
-        pair = (layout.H_CLEAN, layout.H_CLEAN + 1)
-        syncpoints.reach("close.before_clean", (index.store_words, pair, _pair(digest)))
-        _store_pair(index, layout.H_CLEAN, digest)
-        files.sync_data(index.fd, index.path)
-        syncpoints.reach("close.after_clean")
+        if not others and not writer.locks.held_elsewhere(locks.COMPACT):
+            _mark_clean(held, index, smallfiles, writer)
+        writer.closed = True  # or another thread could still write behind the mark
 
     try:
         if writer.failure is None:
@@ -305,3 +379,51 @@ def leave(index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
     finally:
         writer.close()
         writer.locks.close()
+
+
+def _mark_clean(held: Held, index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
+    """Put everything on the medium, then say so. A store that nothing was written to since is synced already."""
+    if index.durable:
+        committed = index.words[layout.H_COMMITTED]
+        durability.catch_up(index, smallfiles, writer.locks, committed, writer.lock_timeout_s)
+    for file_id in generations.published(index, smallfiles):
+        smallfiles.sync(file_id)
+    _append_floor(held, index, writer)
+    files.sync_data(index.fd, index.path)
+    files.sync_directory(smallfiles.directory)
+    digest = clean_hash(index)
+    pair = (layout.H_CLEAN, layout.H_CLEAN + 1)
+    syncpoints.reach("close.before_clean", (index.store_words, pair, _pair(digest)))
+    store_pair(index, layout.H_CLEAN, digest)
+    files.sync_data(index.fd, index.path)
+    syncpoints.reach("close.after_clean")
+
+
+def _append_floor(held: Held, index: Index, writer: Writer) -> None:
+    """Write down in my own smallfile that everything up to C is on the medium, so that a rebuild can tell damage from
+    what a power cut took. Where the place has no file to append to it is left out.
+    """
+    assert held.range is locks.COMMIT
+    words, place = index.words, layout.writer_word(writer.slot)
+    floor, file_id = words[layout.H_COMMITTED], words[place + layout.W_FILE]
+    if words[layout.H_FLOOR] == floor or not words[place + layout.W_TAIL]:
+        return
+    appender, tail = writer.room(layout.COMMIT_BYTES)
+    if writer.file_id != file_id:
+        return
+    hashed = xxh3_128_digest(b"")
+    record = layout.pack_commit(index.store_uuid, floor, tail, 0, 0, 0, 0, file_id, hashed, layout.KIND_MOVE)
+    if tail + len(record) > appender.room:
+        appender.reserve(tail + len(record))
+    appender.store(tail, [record])
+    appender.sync()
+    words[place + layout.W_TAIL] = tail + len(record)
+    words[layout.H_FLOOR] = floor
+
+
+def _check_gone(index: Index, smallfiles: Smallfiles, file_id: int) -> None:
+    """Raise CorruptedStoreError if the index points into a smallfile that is not there: no compaction removes such."""
+    if index.points_into(file_id):
+        raise CorruptedStoreError(
+            "a smallfile that the index points to is missing", path=str(smallfiles.path(file_id))
+        )

@@ -16,9 +16,11 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from kvs import layout, syncpoints
 from kvs.errors import CorruptedStoreError, SnapshotTooOldError
+from kvs.generations import Generations
 from kvs.index import Index, Revision, Slots
 from kvs.layout import E_TIME, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
-from kvs.smallfile import MAPPED_READ_BYTES_MAX, VECTOR_MIN, Smallfiles, Words
+from kvs.records import VECTOR_MIN, Words
+from kvs.smallfile import MAPPED_READ_BYTES_MAX, Smallfiles
 
 Get = Callable[..., Any]
 """``get(key, default=None)``."""
@@ -26,46 +28,57 @@ _FLAT_BYTES_MAX: Final = 1 << 13
 _HASHES: Final = (xxh3_64_intdigest, xxh3_128_digest)
 
 
-def read(index: Index, smallfiles: Smallfiles, key: bytes, snapshot: int) -> tuple[int, bytes | None]:
+def read(view: Generations, smallfiles: Smallfiles, key: bytes, snapshot: int) -> tuple[int, bytes | None]:
     """``(T, value)`` of the newest revision of ``key`` with T <= ``snapshot``; T is 0 where there never was
     one, and the value ``None`` where it is a removal.
 
     Raises:
-        SnapshotTooOldError: it was overwritten.
+        SnapshotTooOldError: it was overwritten, or forgotten.
         CorruptedStoreError: the record is damaged.
     """
     while True:
+        index = view.index
         revision = index.find(key, snapshot)
-        if revision is None:
-            return 0, None
-        length = revision.length
-        value = None if length == TOMBSTONE else _value(smallfiles, key, revision)
-        syncpoints.reach("read.after_copy")
-        if index.unchanged(revision):
-            if value is None and length != TOMBSTONE:
+        value = None
+        if revision is not None:
+            if revision.length != TOMBSTONE:
+                value = _value(smallfiles, key, revision)
+            syncpoints.reach("read.after_copy")
+        words = index.words
+        if words[layout.H_NEXT]:
+            # In a retired index nothing changes, so that the record may have been moved and its place punched.
+            view.follow()
+        elif revision is None or index.unchanged(revision):
+            if value is not None:
+                return revision.time, value  # type: ignore[union-attr]
+            if revision is not None and revision.length != TOMBSTONE:
                 raise damaged(smallfiles, key, revision)
-            return revision.time, value
+            if words[layout.H_HORIZON] > snapshot:
+                raise SnapshotTooOldError(key, snapshot)  # what was removed since may have been forgotten
+            return (0 if revision is None else revision.time), None
 
 
-def read_current(index: Index, smallfiles: Smallfiles, key: bytes) -> tuple[int, bytes | None]:
+def read_current(view: Generations, smallfiles: Smallfiles, key: bytes) -> tuple[int, bytes | None]:
     """``read`` at whatever is the newest visible transaction."""
     while True:
         try:
-            return read(index, smallfiles, key, index.words[index.visible_word])
+            return read(view, smallfiles, key, view.visible())
         except SnapshotTooOldError:  # overtaken by four commits meanwhile: look again
             continue
 
 
-def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
+def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
     """``read_current(...)[1]`` as one flat function: a get is so short that calls and named tuples would be
     most of it. Whatever is out of the ordinary (a long value, a removal, a file not mapped yet, a revision
     that was overtaken, damage) is left to the careful path above, so this one only has to be right when it
-    returns a value, or finds no entry. It is made anew when a hook is installed (``syncpoints.listeners``), so that
-    its sync points cost nothing where nobody listens.
+    returns a value, or finds no entry in a generation that is not retired (S is 0 there). It is made anew when a hook
+    is installed (``syncpoints.listeners``), so that its sync points cost nothing where nobody listens, and for the
+    next generation.
     """
     reach = syncpoints.hook
-    careful = _careful_getter(index, smallfiles, normalise)
-    if not (smallfiles.mapped and smallfiles.integrity):
+    index = view.index
+    careful = _careful_getter(view, index, smallfiles, normalise)
+    if not (smallfiles.mapped and smallfiles.integrity) or smallfiles.content_addressed:
         return careful
     words, maps, mask, visible = index.words, smallfiles.maps, index.mask << 7, index.visible_word
     table = memoryview(index.map)[index.entries :]  # so that a masked hash is an offset in it
@@ -84,7 +97,9 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
         found, time, t1, t2, t3, location, length = head(table, entry)
         while found != key:
             if not time:
-                return default if type(key) is bytes and len(key) == 16 else careful(key, default)
+                return (
+                    default if snapshot and type(key) is bytes and len(key) == 16 else careful(key, default)
+                )
             entry = (entry + 128) & mask
             found, time, t1, t2, t3, location, length = head(table, entry)
         ring = 0
@@ -124,32 +139,47 @@ def getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], b
     return get
 
 
-def _careful_getter(index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]) -> Get:
+def _careful_getter(
+    view: Generations, index: Index, smallfiles: Smallfiles, normalise: Callable[[object], bytes]
+) -> Get:
     def get(key: Any, default: Any = None) -> Any:
-        value = read_current(index, smallfiles, normalise(key))[1]
+        if index.words[
+            layout.H_NEXT
+        ]:  # whoever kept this function goes on with that of the current generation
+            view.current()
+            if view.flat is not None and view.flat[0] is not index:
+                return view.flat[1](key, default)
+        value = read_current(view, smallfiles, normalise(key))[1]
         return default if value is None else value
 
     return get
 
 
 def read_revision(
-    index: Index, smallfiles: Smallfiles, key: bytes, snapshot: int, number: int
+    view: Generations, smallfiles: Smallfiles, key: bytes, number: int
 ) -> tuple[int, bytes | None]:
-    """``read`` of the ``number``-th newest revision (0: the newest); T is 0 where it is not kept."""
+    """``read_current`` of the ``number``-th newest revision (0: the newest); T is 0 where it is not kept."""
     while True:
-        kept = index.revisions(key, snapshot)
-        if len(kept) <= number:
+        time = view.visible()
+        index = view.index
+        kept = index.revisions(key, time)
+        revision = kept[number] if number < len(kept) else None
+        value = None
+        if revision is not None:
+            if revision.length != TOMBSTONE:
+                value = _value(smallfiles, key, revision)
+            syncpoints.reach("read.after_copy")
+        if index.retired:
+            view.follow()
+        elif revision is None:
             return 0, None
-        revision = kept[number]
-        value = None if revision.length == TOMBSTONE else _value(smallfiles, key, revision)
-        syncpoints.reach("read.after_copy")
-        if index.unchanged(revision):
+        elif index.unchanged(revision):
             if value is None and revision.length != TOMBSTONE:
                 raise damaged(smallfiles, key, revision)
             return revision.time, value
 
 
-def read_history(index: Index, smallfiles: Smallfiles, key: bytes) -> list[tuple[int, bytes | None]]:
+def read_history(view: Generations, smallfiles: Smallfiles, key: bytes) -> list[tuple[int, bytes | None]]:
     """``(T, value)`` of every visible revision of ``key`` that is kept, all of one moment, newest first; the
     value is ``None`` where it is a removal. The last one is ``(0, None)`` if there never was an older one.
 
@@ -157,16 +187,25 @@ def read_history(index: Index, smallfiles: Smallfiles, key: bytes) -> list[tuple
         CorruptedStoreError: one of the records is damaged.
     """
     while True:
-        kept, whole = index.history(key, index.words[index.visible_word])
+        time = view.visible()
+        index = view.index
+        kept, since = index.history(key, time)
         values = [None if r.length == TOMBSTONE else _value(smallfiles, key, r) for r in kept]
         syncpoints.reach("read.after_copy")
         # Whoever overwrites one of them begins with its T, so if all stand they stood there together.
-        if all(index.unchanged(revision) for revision in kept):
+        if index.retired:
+            view.follow()
+        elif all(index.unchanged(revision) for revision in kept):
+            found: list[tuple[int, bytes | None]] = []
             for revision, value in zip(kept, values, strict=True):
+                if revision.forgotten and found:
+                    return found  # it was a value once, and nobody knows which
                 if value is None and revision.length != TOMBSTONE:
                     raise damaged(smallfiles, key, revision)
-            found = [(revision.time, value) for revision, value in zip(kept, values, strict=True)]
-            return [*found, (0, None)] if whole else found
+                found.append((revision.time, value))
+                if revision.forgotten:
+                    return found
+            return [*found, (0, None)] if since == 0 else found
 
 
 def _value(smallfiles: Smallfiles, key: bytes, revision: Revision) -> bytes | None:
@@ -190,11 +229,25 @@ def damaged(smallfiles: Smallfiles, key: bytes, revision: Revision) -> Corrupted
 
 
 def read_many(
-    index: Index, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int
+    view: Generations, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int
 ) -> list[bytes | None]:
     """The values of ``keys`` at ``snapshot``, ``None`` where absent; errors as ``read``."""
     if len(keys) < VECTOR_MIN:
-        return [read(index, smallfiles, key, snapshot)[1] for key in keys]
+        return [read(view, smallfiles, key, snapshot)[1] for key in keys]
+    while True:
+        index = view.index
+        values = _read_many(view, index, smallfiles, keys, snapshot)
+        if not index.retired:
+            break
+        view.follow()
+    if index.words[layout.H_HORIZON] > snapshot and None in values:
+        raise SnapshotTooOldError(keys[values.index(None)], snapshot)
+    return values
+
+
+def _read_many(
+    view: Generations, index: Index, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int
+) -> list[bytes | None]:
     slots, heads = index.locate(keys)
     times = heads[:, E_TIME : E_TIME + REVISIONS].view(np.int64)  # BUSY is -1
     visible = np.where(times <= snapshot, times, 0)
@@ -219,7 +272,7 @@ def read_many(
     again |= present & (index.flat[words + layout.E_PLACE + 2 * ring] != locations)
     again[suspect] = True
     for i in np.flatnonzero(again).tolist():
-        values[i] = read(index, smallfiles, keys[i], snapshot)[1]
+        values[i] = read(view, smallfiles, keys[i], snapshot)[1]
     return values
 
 
@@ -253,9 +306,12 @@ def _copy(
         heads = words.take((starts >> 3)[:, None] + np.arange(5))
         good = (heads[:, 2:4] == key_words[rows]).all(axis=1) & (heads[:, 4] == lengths[rows])
         copies = [view[a:b] for a, b in zip((starts + 48).tolist(), ends.tolist(), strict=True)]
-        if smallfiles.integrity:
+        if smallfiles.integrity or smallfiles.content_addressed:
             digests = np.frombuffer(b"".join(map(xxh3_128_digest, copies)), dtype=np.uint64).reshape(-1, 2)
-            good &= (heads[:, :2] == digests).all(axis=1)
+            if smallfiles.integrity:
+                good &= (heads[:, :2] == digests).all(axis=1)
+            if smallfiles.content_addressed:
+                good &= (key_words[rows] == digests).all(axis=1)
         if len(rows) == len(values):
             values[:] = copies
         else:

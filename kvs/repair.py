@@ -7,25 +7,52 @@ any store, by anyone.
 
 from __future__ import annotations
 
-from kvs import layout, syncpoints
+import contextlib
+import os
+from collections.abc import Iterator
+
+from kvs import durability, generations, layout, syncpoints
 from kvs.errors import CorruptedStoreError
+from kvs.generations import Generations
 from kvs.index import Index
 from kvs.layout import Commit
-from kvs.locks import COMMIT, Held
+from kvs.locks import COMMIT, Held, RangeLocks
 from kvs.smallfile import Smallfiles
 
 
-def finish(held: Held, index: Index, smallfiles: Smallfiles) -> None:
-    """Finish or discard the commit that the intent names, if there is one. Afterwards ``intent.T`` is zero
-    and every revision is whole.
+@contextlib.contextmanager
+def holding(
+    locks: RangeLocks, view: Generations, smallfiles: Smallfiles, timeout_s: float
+) -> Iterator[tuple[Held, Index]]:
+    """Hold COMMIT, with the current generation and everything of the dead finished.
 
     Raises:
-        DurabilityError: (durable stores) the dead writer's file could not be synced; the intent stands.
+        LockTimeoutError: COMMIT was not had; nothing was done. Otherwise as ``finish``.
+    """
+    held = locks.acquire(COMMIT, timeout_s)
+    try:
+        index = view.current()
+        index.words[layout.H_OWNER_PID] = os.getpid()
+        finish(held, index, smallfiles, locks, timeout_s)
+        yield held, index
+    finally:
+        locks.release(held)
+
+
+def finish(held: Held, index: Index, smallfiles: Smallfiles, locks: RangeLocks, timeout_s: float) -> None:
+    """Finish or discard the commit that the intent names, or finish the growth that made the index, if there is one.
+    Afterwards ``intent.T`` is zero and every revision is whole.
+
+    Raises:
         CorruptedStoreError: the intent or the extent makes no sense; the intent stands.
+        LockTimeoutError: as ``generations.retire``.
     """
     words = index.words
     time = words[layout.H_INTENT]
     if not time:
+        return
+    if time == generations.UNFINISHED:
+        generations.retire(held, index, locks, timeout_s)
         return
     reach = syncpoints.reach
     reach("repair.after_found")
@@ -49,14 +76,15 @@ def finish(held: Held, index: Index, smallfiles: Smallfiles) -> None:
         reach("repair.before_redo")
         _redo(held, index, smallfiles, time, file_id, commit)
         reach("repair.after_redo")
-    if index.durable and words[layout.H_DURABLE] < time:
-        smallfiles.sync(file_id)
+        if index.durable:
+            durability.mark(held, index, words[layout.H_INTENT_WRITER], time, file_id, offset)
     show(held, index, time)
     reach("repair.after_visible")
     account(
         held,
         index,
         words[layout.H_INTENT_WRITER],
+        file_id,
         offset + layout.COMMIT_BYTES,
         commit.keys_live,
         commit.entries_used,
@@ -95,21 +123,22 @@ def extent(smallfiles: Smallfiles, file_id: int, commit: Commit) -> tuple[list[b
 
 
 def show(held: Held, index: Index, time: int) -> None:
-    """Make transaction ``time`` visible: C (and D in a durable store, where C alone shows nothing) = T."""
+    """Make transaction ``time`` visible: C = T. Readers of a durable store see it when D has followed."""
     assert held.range is COMMIT
-    words = index.words
-    words[layout.H_COMMITTED] = time
-    syncpoints.reach("commit.after_visible")
-    if index.durable:
-        words[layout.H_DURABLE] = time
-        syncpoints.reach("commit.after_durable")
+    index.words[layout.H_COMMITTED] = time
+    if syncpoints.hook:
+        syncpoints.hook("commit.after_visible")
 
 
-def account(held: Held, index: Index, slot: int, tail: int, keys_live: int, entries_used: int) -> None:
-    """Store the writer's tail and the counters, all absolute, so that this too may be done again."""
+def account(
+    held: Held, index: Index, slot: int, file_id: int, tail: int, keys_live: int, entries_used: int
+) -> None:
+    """Store the writer's smallfile and tail and the counters, all absolute, so that this too may be done again."""
     assert held.range is COMMIT
     words = index.words
-    words[layout.writer_word(slot) + layout.W_TAIL] = tail
+    place = layout.writer_word(slot)
+    words[place + layout.W_FILE] = file_id
+    words[place + layout.W_TAIL] = tail
     if syncpoints.hook is not None:
         counters = (layout.H_KEYS_LIVE, layout.H_ENTRIES_USED)
         syncpoints.reach("commit.after_tail", (index.store_words, counters, (keys_live, entries_used)))

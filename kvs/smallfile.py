@@ -1,10 +1,11 @@
-"""Records in smallfiles: encoding them, appending them to one's own file, reading anybody's, scanning.
+"""Smallfiles: beginning one, appending to one's own, reading anybody's, the bounds in their headers.
 
 The smallfiles are the truth; the index is a cache of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 from collections.abc import Iterator, Sequence
@@ -12,98 +13,21 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from xxhash import xxh3_128, xxh3_128_digest
 
 from kvs import files, layout, syncpoints
-from kvs.errors import CorruptedStoreError, StorageFullError
+from kvs.errors import CorruptedStoreError, StorageFullError, UnsupportedPlatformError
 from kvs.files import Buffer
+from kvs.records import Words
 
-_PADDING: Final = [bytes(count) for count in range(layout.ALIGN)]
-_NO_HASH: Final = bytes(layout.HASH_BYTES)
-_VALUE_TAG: Final = layout.KIND_VALUE << layout.KIND_SHIFT
-_REMOVAL_TAG: Final = layout.KIND_REMOVAL << layout.KIND_SHIFT
-_JOIN_BYTES_MAX: Final = 16 << 20  # larger extents are written piece by piece instead of copied together
-_GROWTH_BYTES_MIN: Final = 1 << 20
+_GROWTH_BYTES_MIN: Final = 1 << 16
+_LENGTH_BYTES_MIN: Final = 1 << 20
+_READ_BYTES_MAX: Final = 16 << 20
 _MAPPED_STORE_BYTES_MAX: Final = 1 << 15
 MAPPED_READ_BYTES_MAX: Final = 1 << 16
 """Longer values are read by a system call, which fails where a map would be SIGBUS."""
 READ_SLACK_BYTES: Final = MAPPED_READ_BYTES_MAX + layout.PAGE
 _GROWTH_BYTES_MAX: Final = 64 << 20
-VECTOR_MIN: Final = 40
-"""From this many keys on the vectorised paths are the faster ones: measured warm over 50,000 keys
-of 16 bytes, reads and writes break even between 32 and 48 keys (at 64 keys a read takes 2.6 us against 1.6)."""
-
-Words = npt.NDArray[np.uint64]
-Integers = Sequence[int] | npt.NDArray[np.int64] | Words
-"""Integers of either path: a list from the scalar one, an array from the vectorised one."""
-
-
-Extent = tuple[list[Buffer], int, Integers, Integers, bytes]
-"""Encoded records of one transaction, ready to append: the pieces in order, their size in bytes, the offset of
-each record and its length (TOMBSTONE for a removal) in the order of the keys, and the xxh3-128 over all.
-A plain tuple: a named one costs as much as hashing a small transaction."""
-
-
-def encode(keys: Sequence[bytes], values: Sequence[bytes | None], *, integrity: bool) -> Extent:
-    """Records for ``keys`` and ``values`` (``None`` removes), with per-value hashes where ``integrity``."""
-    if len(keys) >= VECTOR_MIN:
-        return _encode_many(keys, values, integrity=integrity)
-    pack = layout.RECORD_TAIL.pack
-    pieces: list[Buffer] = []
-    offsets, lengths = [], []
-    position = 0
-    for i, key in enumerate(keys):
-        value = values[i]
-        if value is None:
-            tail, value, size = pack(key, 0, _REMOVAL_TAG | i), b"", 0
-            lengths.append(layout.TOMBSTONE)
-        else:
-            size = len(value)
-            tail = pack(key, size, _VALUE_TAG | i)
-            lengths.append(size)
-        digest = xxh3_128_digest(value) if integrity else _NO_HASH
-        offsets.append(position)
-        position += (size + 111) & -64  # layout.record_bytes, inlined
-        pieces += (digest, tail, value, _PADDING[-(48 + size) & 63])
-    return _extent(pieces, position, offsets, lengths)
-
-
-def _encode_many(keys: Sequence[bytes], values: Sequence[bytes | None], *, integrity: bool) -> Extent:
-    """``encode`` with the headers built as one array, the hashes mapped, and the pieces placed by stride."""
-    count = len(keys)
-    contents = [b"" if value is None else value for value in values] if None in values else list(values)
-    sizes = np.fromiter(map(len, contents), dtype=np.int64, count=count)  # type: ignore[arg-type]
-    removed = np.array([value is None for value in values]) if contents != values else np.zeros(count, bool)
-    headers = np.empty((count, 4), dtype=np.uint64)
-    headers[:, :2] = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(count, 2)
-    headers[:, 2] = sizes
-    headers[:, 3] = np.where(removed, np.uint64(_REMOVAL_TAG), np.uint64(_VALUE_TAG))
-    headers[:, 3] |= np.arange(count, dtype=np.uint64)
-    tails: list[bytes] = headers.view("V32").reshape(-1).tolist()
-    pieces: list[Buffer] = [b""] * (4 * count)
-    if not integrity:
-        pieces[0::4] = [_NO_HASH] * count
-    else:
-        pieces[0::4] = map(xxh3_128_digest, contents)  # type: ignore[arg-type]
-    pieces[1::4] = tails
-    pieces[2::4] = contents  # type: ignore[assignment]
-    pieces[3::4] = map(_PADDING.__getitem__, (-(48 + sizes) & 63).tolist())
-    steps = (sizes + 111) & -64  # layout.record_bytes
-    ends = steps.cumsum()
-    lengths = np.where(removed, np.uint64(layout.TOMBSTONE), sizes.astype(np.uint64))
-    return _extent(pieces, int(ends[-1]), ends - steps, lengths)
-
-
-def _extent(pieces: list[Buffer], size: int, offsets: Integers, lengths: Integers) -> Extent:
-    """Join what is small enough to be copied once more, and hash the whole."""
-    if size <= _JOIN_BYTES_MAX:
-        joined = b"".join(pieces)
-        return [joined], size, offsets, lengths, xxh3_128_digest(joined)
-    state = xxh3_128()
-    for piece in pieces:
-        state.update(piece)
-    return pieces, size, offsets, lengths, state.digest()
 
 
 class Appender:
@@ -145,7 +69,7 @@ class Appender:
             files.allocate(self.fd, begin, size - begin, self.path)
         self.allocated = size
         self.room = size - READ_SLACK_BYTES
-        length = max(_GROWTH_BYTES_MIN, 1 << (size - 1).bit_length())
+        length = max(_LENGTH_BYTES_MIN, 1 << (size - 1).bit_length())
         files.lengthen(self.fd, length)
         if self._mapped and (self._map is None or len(self._map) < size):
             self._map = files.map_file(self.fd, write=True)
@@ -175,6 +99,15 @@ class Appender:
         """Put the file on the medium. Raises DurabilityError."""
         files.sync_data(self.fd, self.path)
 
+    def trim(self, end: int) -> None:
+        """Give back the blocks behind byte ``end`` and what readers may touch behind it. No more will be stored."""
+        begin = (end + READ_SLACK_BYTES + layout.PAGE - 1) & -layout.PAGE
+        if begin < self.allocated:
+            with contextlib.suppress(
+                OSError, UnsupportedPlatformError
+            ):  # where it cannot be, it is only not saved
+                files.punch(self.fd, begin, self.allocated - begin, self.path)
+
     def close(self) -> None:
         """Drop the map and close the descriptor."""
         self._map = None
@@ -186,14 +119,17 @@ class Appender:
 class Smallfiles:
     """Everybody's smallfiles, for reading: mapped, or by positional reads where ``mapped`` is false.
 
-    Maps grow by being replaced; an old one lives for as long as somebody looks at it.
+    ``traits`` is what every one of them says of the store (``layout.pack_traits``). Maps grow by being replaced; an
+    old one lives for as long as somebody looks at it.
     """
 
-    def __init__(self, directory: Path, store_uuid: bytes, *, mapped: bool, integrity: bool) -> None:
+    def __init__(self, directory: Path, store_uuid: bytes, traits: int, *, mapped: bool) -> None:
         self.directory = directory
         self.store_uuid = store_uuid
+        self.traits = traits
         self.mapped = mapped
-        self.integrity = integrity
+        self.integrity = bool(traits & layout.FLAG_INTEGRITY)
+        self.content_addressed = bool(traits & layout.FLAG_CONTENT_ADDRESSED)
         self._fds: dict[int, int] = {}
         self.maps: dict[int, mmap.mmap] = {}
         self._words: dict[int, tuple[mmap.mmap, Words]] = {}
@@ -227,6 +163,8 @@ class Smallfiles:
         value = record[48:]
         if self.integrity and xxh3_128_digest(value) != record[:16]:
             return None
+        if self.content_addressed and xxh3_128_digest(value) != key:
+            return None
         return value
 
     def words(self, file_id: int, end: int) -> tuple[mmap.mmap, Words]:
@@ -258,30 +196,33 @@ class Smallfiles:
                 head.ljust(layout.RECORD_HEADER_BYTES, b"\0"), 16
             )
             following = position + layout.record_bytes(length)
-            if not layout.KIND_VALUE <= tag >> layout.KIND_SHIFT <= layout.KIND_COMMIT or following > end:
+            if not layout.KIND_VALUE <= tag >> layout.KIND_SHIFT <= layout.KIND_MOVE or following > end:
                 raise CorruptedStoreError(
                     "no record where one must begin", path=str(self.path(file_id)), offset_bytes=position
                 )
             yield position, key, length, tag
             position = following
 
-    def commit_record(self, file_id: int, offset: int) -> tuple[int, layout.Commit] | None:
-        """``(T, commit)`` of the commit record at ``offset`` if it and every record that it covers are whole
+    def commit_record(
+        self, file_id: int, offset: int, kind: int = layout.KIND_COMMIT
+    ) -> tuple[int, layout.Commit] | None:
+        """``(T, commit)`` of the commit record (or move) at ``offset`` if it and every record that it covers are whole
         and of this store, else ``None``.
         """
         try:
-            found = layout.unpack_commit(self.store_uuid, self.read(file_id, offset, layout.COMMIT_BYTES))
+            data = self.read(file_id, offset, layout.COMMIT_BYTES)
         except CorruptedStoreError:
             return None
+        found = layout.unpack_commit(self.store_uuid, data, kind)
         if found is None:
             return None
         commit = found[1]
-        if commit.extent_offset + commit.extent_bytes != offset:
+        if commit.file_id != file_id or commit.extent_offset + commit.extent_bytes != offset:
             return None
         state = xxh3_128()
         position, missing = commit.extent_offset, commit.extent_bytes
         while missing:
-            part = self.read(file_id, position, min(missing, _JOIN_BYTES_MAX))
+            part = self.read(file_id, position, min(missing, _READ_BYTES_MAX))
             if not part:
                 return None
             state.update(part)
@@ -299,6 +240,63 @@ class Smallfiles:
                 path=str(self.path(file_id)),
                 offset_bytes=actual,
             )
+
+    def ids(self) -> list[int]:
+        """The ids of the smallfiles in the directory now, whoever's they are."""
+        names = (path.stem for path in self.directory.glob("*.small"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def stranger(self, file_id: int) -> bool:
+        """Whether the smallfile is none of this store: gone by now, what a replaced store left, or what somebody died
+        over before it had a header.
+        """
+        try:
+            fd = files.open_file(self.path(file_id), write=False)
+        except FileNotFoundError:
+            return True
+        try:
+            data = files.read_at(fd, 0, layout.SMALLFILE_BEGIN + layout.RECORD_HEADER_BYTES)
+        finally:
+            files.close(fd)
+        header = layout.unpack_smallfile_header(data)
+        if header is None:
+            return not any(data[layout.SMALLFILE_BEGIN :])
+        return header.store_uuid != self.store_uuid
+
+    def bound(self, file_id: int, word: int) -> int:
+        """A bound of the smallfile (``layout.B_BEGIN``, ``B_END``) as an offset, 0 if it was never stored.
+
+        Raises:
+            CorruptedStoreError: the bound is damaged, or the file is not there or not of this store.
+        """
+        fd = self._fds.get(file_id)
+        data = files.read_at(self._open(file_id) if fd is None else fd, word * layout.WORD, layout.WORD)
+        offset = layout.unpack_bound(file_id, word, int.from_bytes(data, "little"))
+        if offset is None:
+            raise CorruptedStoreError(
+                "a bound in the smallfile's header does not match its checksum",
+                path=str(self.path(file_id)),
+                offset_bytes=word * layout.WORD,
+            )
+        return offset
+
+    def begin(self, file_id: int) -> int:
+        """Where the live part of the smallfile begins. Raises CorruptedStoreError as ``bound``."""
+        return self.bound(file_id, layout.B_BEGIN) or layout.SMALLFILE_BEGIN
+
+    def store_word(self, file_id: int, word: int, value: int, *, sync: bool = False) -> None:
+        """Store one word of the smallfile's header with a single store, and with ``sync`` put it on the medium."""
+        fd = files.open_file(self.path(file_id), write=True)
+        try:
+            memoryview(files.map_file(fd, write=True, length=layout.PAGE)).cast("Q")[word] = value
+            if sync:
+                files.sync_data(fd, self.path(file_id))
+        finally:
+            files.close(fd)
+
+    def store_bound(self, file_id: int, word: int, offset: int, *, sync: bool = False) -> None:
+        """Move a bound to ``offset``; see ``store_word``."""
+        self.store_word(file_id, word, layout.pack_bound(file_id, word, offset), sync=sync)
 
     def sync(self, file_id: int) -> None:
         """Put a smallfile (a dead writer's) on the medium. Raises DurabilityError."""
@@ -321,9 +319,10 @@ class Smallfiles:
                 "a smallfile that the index points to is missing", path=str(path)
             ) from None
         header = files.read_at(fd, 0, layout.SMALLFILE_HEADER_BYTES)
-        if header != layout.pack_smallfile_header(self.store_uuid, file_id):
+        if header != layout.pack_smallfile_header(self.store_uuid, file_id, self.traits):
             files.close(fd)
             raise CorruptedStoreError("not a smallfile of this store", path=str(path), offset_bytes=0)
+        self._drop_unlinked()
         raced = self._fds.setdefault(file_id, fd)
         if raced != fd:  # another thread opened it meanwhile
             files.close(fd)
@@ -334,3 +333,50 @@ class Smallfiles:
         view = files.map_file(self._open(file_id) if fd is None else fd, write=False)
         self.maps[file_id] = view
         return view
+
+    def _drop_unlinked(self) -> None:
+        """Let go of smallfiles that a compaction has removed: whoever opens a new one has time for it."""
+        for file_id, fd in list(self._fds.items()):
+            if not files.linked(fd) and self._fds.pop(file_id, None) is not None:
+                self.maps.pop(file_id, None)
+                self._words.pop(file_id, None)
+                files.close(fd)
+
+
+def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, synced: bool) -> Appender:
+    """Make the smallfile ``file_id``, which only the caller may write to, with its header. A file of that id was never
+    published in, so one that is there is what a dead predecessor began, and is written over. It must stay the same
+    file: a survivor who looked for the predecessor's commit in it has it open.
+
+    Raises:
+        StorageFullError, DurabilityError: the file may be there, and is nobody's.
+    """
+    path = smallfiles.path(file_id)
+    head = layout.pack_smallfile_header(smallfiles.store_uuid, file_id, smallfiles.traits)
+    if not _starts_with(path, head):
+        files.unlink(path)  # nobody has such a one open
+    appender = Appender(path, tail=0, mapped=smallfiles.mapped)
+    try:
+        pieces = [head, bytes(layout.SMALLFILE_BEGIN - len(head))]
+        appender.reserve(layout.SMALLFILE_BEGIN)
+        syncpoints.reach("smallfile.before_header", (appender.store_prefix, 0, pieces))
+        appender.store(0, pieces)
+        syncpoints.reach("smallfile.after_header")
+        if synced:
+            appender.sync()
+            files.sync_directory(path.parent)
+    except BaseException:
+        appender.close()
+        raise
+    return appender
+
+
+def _starts_with(path: Path, head: bytes) -> bool:
+    try:
+        fd = files.open_file(path, write=False)
+    except FileNotFoundError:
+        return False
+    try:
+        return files.read_at(fd, 0, len(head)) == head
+    finally:
+        files.close(fd)

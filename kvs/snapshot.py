@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import types
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from kvs import layout, reading
+import numpy as np
+
+from kvs import layout, reading, syncpoints
 from kvs.errors import ClosedStoreError
-from kvs.index import Index
+from kvs.generations import Generations
 from kvs.keys import Item, Key, normalise, normalise_many
+from kvs.locks import Pins
+from kvs.records import Words
 from kvs.smallfile import Smallfiles
 
-_ITERATION_CHUNK = 1 << 12  # entries looked at together: bounds the memory of an iteration
+_ITERATION_CHUNK = 1 << 12  # entries looked at together, and
+_ITERATION_BYTES = 4 << 20  # of values: they bound the memory of an iteration
 
 
 class Snapshot:
     """Everything up to transaction ``transaction_counter`` and nothing after, for as long as the store keeps
     the revisions: a key that is written four times meanwhile is ``SnapshotTooOldError``.
+
+    Until it is closed its T is pinned: no compaction forgets what it may still read. Growth and compaction go on, and
+    it does not notice. Left open it warns (``ResourceWarning``) when it is collected.
     """
 
-    def __init__(self, index: Index, smallfiles: Smallfiles, check_usable: Callable[[], None]) -> None:
-        self._index = index
+    def __init__(
+        self, view: Generations, smallfiles: Smallfiles, pins: Pins, check_usable: Callable[[], None]
+    ) -> None:
+        self._view = view
         self._smallfiles = smallfiles
         self._check_usable = check_usable
-        self._open = True
-        self.transaction_counter: int = index.words[index.visible_word]
+        while True:
+            time = view.visible()
+            syncpoints.reach("snapshot.before_pin")
+            pins.pin(time)
+            syncpoints.reach("snapshot.after_pin")
+            # Whoever forgets says first how far it will, and looks for pins then: one of us sees the other.
+            if view.current().words[layout.H_HORIZON] <= time:
+                break
+            pins.unpin(time)
+        self.transaction_counter: int = time
+        self._release = weakref.finalize(self, _left_open, pins, time)
+        self._release.atexit = False
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value of ``key`` in this view, or ``default``. Raises SnapshotTooOldError."""
@@ -63,18 +85,27 @@ class Snapshot:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values in this view. Raises SnapshotTooOldError."""
         self._check_open()
-        index = self._index
+        index = self._view.current()  # its keys are all that this view can have, also after it is retired
         for first in range(0, index.slots, _ITERATION_CHUNK):
             self._check_open()
-            heads = index.halves[2 * first : 2 * min(first + _ITERATION_CHUNK, index.slots) : 2]
-            used = heads[heads[:, layout.E_TIME] != 0, :2]
-            keys = [row.tobytes() for row in used]
-            values = self._read_many(keys)
-            yield from ((key, value) for key, value in zip(keys, values, strict=True) if value is not None)
+            slots = slice(first, min(first + _ITERATION_CHUNK, index.slots))
+            heads, places = index.halves[::2][slots], index.halves[1::2][slots]
+            used = heads[:, layout.E_TIME] != 0
+            keys = [row.tobytes() for row in heads[used, :2]]
+            for group in _groups(keys, places[used, 1::2]):
+                values = self._read_many(group)
+                for key in group:
+                    value = values.pop(0)
+                    if value is not None:
+                        yield key, value
+                    del value
 
     def close(self) -> None:
-        """Let go of the view; idempotent."""
-        self._open = False
+        """Let go of the view and its pin; idempotent."""
+        finalizer = self._release.detach()
+        if finalizer is not None:
+            _, _, (pins, time), _ = finalizer
+            pins.unpin(time)
 
     def __enter__(self) -> Snapshot:
         self._check_open()
@@ -87,12 +118,37 @@ class Snapshot:
 
     def _read(self, name: bytes) -> tuple[int, bytes | None]:
         self._check_open()
-        return reading.read(self._index, self._smallfiles, name, self.transaction_counter)
+        return reading.read(self._view, self._smallfiles, name, self.transaction_counter)
 
     def _read_many(self, names: list[bytes]) -> list[bytes | None]:
-        return reading.read_many(self._index, self._smallfiles, names, self.transaction_counter)
+        return reading.read_many(self._view, self._smallfiles, names, self.transaction_counter)
 
     def _check_open(self) -> None:
-        if not self._open:
+        if not self._release.alive:
             raise ClosedStoreError("the snapshot")
         self._check_usable()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a kvs.Snapshot cannot be pickled or copied: it holds a lock. Take one in the other process")
+
+
+def _left_open(pins: Pins, time: int) -> None:
+    """What happens to a snapshot that nobody closed, unless its store is closed or its process was forked."""
+    if pins.fd >= 0:
+        pins.unpin(time)
+        warnings.warn(f"a kvs.Snapshot of transaction {time} was not closed", ResourceWarning, stacklevel=2)
+
+
+def _groups(keys: list[bytes], lengths: Words) -> Iterator[list[bytes]]:
+    """The keys in groups whose values, of whichever revision, are of ``_ITERATION_BYTES`` together, or of one key."""
+    longest = np.where(lengths > layout.VALUE_BYTES_MAX, 0, lengths).max(axis=1, initial=0)  # no removals
+    group: list[bytes] = []
+    room = _ITERATION_BYTES
+    for key, length in zip(keys, longest.tolist(), strict=True):
+        if group and length > room:
+            yield group
+            group, room = [], _ITERATION_BYTES
+        group.append(key)
+        room -= length
+    if group:
+        yield group

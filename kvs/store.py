@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any, NoReturn, TypeVar
 
 from xxhash import xxh3_128_digest
 
-from kvs import check, layout, locks, opening, reading, syncpoints
+from kvs import backup, inspection, layout, locks, opening, reading, syncpoints
 from kvs.check import Finding
+from kvs.compaction import Compacted
 from kvs.errors import (
     ClosedStoreError,
     ContentAddressError,
@@ -21,54 +23,54 @@ from kvs.errors import (
     ForkedStoreError,
     ReadOnlyError,
     SnapshotTooOldError,
-    StoreOptionsError,
     TransactionAbortedError,
     TransactionLimitError,
 )
-from kvs.index import Index
+from kvs.generations import Generations
 from kvs.keys import Data, Item, Key, key_for, normalise, normalise_many
-from kvs.locks import Held
+from kvs.locks import Pins
 from kvs.smallfile import Smallfiles
 from kvs.snapshot import Snapshot
-from kvs.transaction import Isolation, Transaction, Writer
+from kvs.transaction import Isolation, Transaction
+from kvs.upkeep import Upkeep
+from kvs.writer import Writer
 
 _Result = TypeVar("_Result")
-_EXAMINATIONS_MAX = 50
 
 
 class Store(MutableMapping[Any, bytes]):
-    """One open handle on a store. Any number of threads may use it at once; see ``open``."""
+    """One open handle on a store. Any number of threads may use it at once; see ``open``.
+
+    A handle that is collected while it is open warns (``ResourceWarning``), and lets go of its locks as a process that
+    dies does: nothing that was acknowledged is lost, and the store is not marked as closed cleanly.
+    """
 
     def __init__(self, path: Path, options: opening.Options) -> None:
         self.path = path
         self._options = options
         self._gone: Callable[[], Error] | None = None
         locks.check_platform()
-        index_path = opening.ensure(path, options)
-        with locks.gate(path / opening.GATE, exclusive=False, timeout_s=options.lock_timeout_s):
-            write = options.flag != "r"
-            self._index: Index = Index(index_path, write=write)
-            self._writer: Writer | None = None
-            smallfiles: Smallfiles | None = None
-            try:
-                opening.check_options(self._index, options, path)
-                opening.check_boot(self._index, index_path)
-                self._integrity = bool(self._index.flags & layout.FLAG_INTEGRITY)
-                self._content_addressed = bool(self._index.flags & layout.FLAG_CONTENT_ADDRESSED)
-                smallfiles = Smallfiles(
-                    path, self._index.store_uuid, mapped=options.mapped, integrity=self._integrity
-                )
-                self._smallfiles: Smallfiles = smallfiles
-                if write:
-                    self._writer = opening.claim(path, self._index, smallfiles, options)
-            except BaseException:
-                self._index.close()
-                if smallfiles is not None:
-                    smallfiles.close()
-                raise
+        self._view, self._smallfiles, self._writer = opening.attach(path, options)
+        self._pins = Pins(path / opening.RANGES)
+        self._upkeep = Upkeep(
+            path,
+            self._view,
+            self._smallfiles,
+            lock_timeout_s=options.lock_timeout_s,
+            smallfile_bytes=options.smallfile_bytes,
+            compact_at=options.compact_at,
+        )
+        if self._writer is not None and options.compact_at is not None:
+            self._writer.committed = self._upkeep.written
+        self._integrity = self._smallfiles.integrity
+        self._content_addressed = self._smallfiles.content_addressed
         _stores[id(self)] = self
         self._hot = _HotPath(self)
+        self._view.changed = self._hot.hook_changed
         self._hot.hook_changed()
+        parts = (str(path), self._view, self._smallfiles, self._writer, self._pins)
+        self._finalizer = weakref.finalize(self, _left_open, *parts)
+        self._finalizer.atexit = False
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -108,9 +110,9 @@ class Store(MutableMapping[Any, bytes]):
         name = normalise(key)
         self._check_usable()
         if revision:
-            found = reading.read_revision(self._index, self._smallfiles, name, self._visible(), revision)
+            found = reading.read_revision(self._view, self._smallfiles, name, revision)
         else:
-            found = reading.read_current(self._index, self._smallfiles, name)
+            found = reading.read_current(self._view, self._smallfiles, name)
         return None if found[1] is None else Item(name, found[1], found[0])
 
     def history(self, key: Key) -> list[tuple[int, bytes | None]]:
@@ -120,7 +122,7 @@ class Store(MutableMapping[Any, bytes]):
         """
         name = normalise(key)
         self._check_usable()
-        return reading.read_history(self._index, self._smallfiles, name)
+        return reading.read_history(self._view, self._smallfiles, name)
 
     def last_updated(self, keys: Iterable[Key]) -> list[int]:
         """For each key the T of the transaction that wrote or removed it last, 0 where none ever did."""
@@ -130,7 +132,7 @@ class Store(MutableMapping[Any, bytes]):
     def snapshot(self) -> Snapshot:
         """A consistent view of everything that is acknowledged by now."""
         self._check_usable()
-        return Snapshot(self._index, self._smallfiles, self._check_usable)
+        return Snapshot(self._view, self._smallfiles, self._pins, self._check_usable)
 
     def __iter__(self) -> Iterator[bytes]:
         with self.snapshot() as snapshot:
@@ -138,7 +140,7 @@ class Store(MutableMapping[Any, bytes]):
 
     def __len__(self) -> int:
         self._check_usable()
-        return self._index.words[layout.H_KEYS_LIVE]
+        return self._view.current().words[layout.H_KEYS_LIVE]
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class Store(MutableMapping[Any, bytes]):
         """
         self._check_usable()
         return Transaction(
-            self._index,
+            self._view,
             self._smallfiles,
             self._usable_writer,
             self._check_usable,
@@ -246,62 +248,43 @@ class Store(MutableMapping[Any, bytes]):
         between two commits, and says so (``commit.intent_clear``) if it does not find such a moment.
         """
         self._check_usable()
-        findings: list[Finding] = []
-        index, smallfiles = self._index, self._smallfiles
+        return inspection.verify(self._view, self._smallfiles, self._writer, log=log)
 
-        def examine(_: Held | None) -> None:
-            findings.extend(check.structure(index))
-            if log:
-                findings.extend(check.log(index, smallfiles))
+    def compact(self, *, min_dead: float = 0.0) -> Compacted:
+        """Give the room of what nobody can read any more back to the file system, while everybody goes on.
 
-        if self._writer is not None:
-            self._writer.locked(examine)
-        elif not self._examine_between_commits(findings, examine):
-            time = index.words[layout.H_INTENT]
-            message = (
-                f"the commit of T={time} is under way or its writer died; the structure was not checked, because only"
-                " a handle that may write can finish it"
-            )
-            findings.append(Finding("commit.intent_clear", message))
-        return findings + check.contents(index, smallfiles, self._visible(), integrity=self._integrity)
+        What is still referenced in the smallfiles whose dead share is at least ``min_dead`` (0 to 1) is copied
+        together, holes are punched where it was, and files that are wholly dead are removed. Removed keys are
+        forgotten, with their older revisions, once no snapshot can see them. One process compacts at a time.
 
-    def _examine_between_commits(
-        self, findings: list[Finding], examine: Callable[[Held | None], None]
-    ) -> bool:
-        """Run ``examine`` until no commit came in between; false if that never happened."""
-        words = self._index.words
-        for attempt in range(_EXAMINATIONS_MAX):
-            before = words[layout.H_COMMITTED]
-            if not words[layout.H_INTENT]:
-                examine(None)
-                if words[layout.H_COMMITTED] == before and not words[layout.H_INTENT]:
-                    return True
-                findings.clear()
-            syncpoints.wait("VERIFY", attempt)
-        return False
+        Raises:
+            ReadOnlyError; LockTimeoutError: another process compacts. StorageFullError: no room for the copies;
+            nothing is lost. CorruptedStoreError: a record is damaged; its place was left as it is.
+        """
+        if not 0 <= min_dead <= 1:
+            raise ValueError(f"min_dead {min_dead}: from 0 to 1; nothing was done")
+        self._usable_writer()
+        return self._upkeep.compact(min_dead)
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Write everything that is acknowledged by now as a new store at ``path``, while everybody goes on. Returns the
+        number of keys. The new store has this one's properties, and one revision of each key.
+
+        Raises:
+            StoreOptionsError: there is something at ``path`` already. SnapshotTooOldError: a key was written four
+            times before it was copied; try again. StorageFullError. Nothing is left at ``path`` then.
+        """
+        with self.snapshot() as snapshot:
+            return backup.backup(snapshot, Path(path), self._create_like)
 
     def stat(self) -> dict[str, Any]:
-        """Counters and properties, for people and machines: plain numbers, strings and booleans."""
+        """Counters and properties, for people and machines: numbers, strings, booleans, and lists of them.
+
+        ``live_bytes`` are those of the records that are kept, up to four for each key; ``dead_bytes`` the rest of the
+        published smallfiles; ``disk_bytes`` the blocks of all files. They are counted by looking at the whole index.
+        """
         self._check_usable()
-        index = self._index
-        words = index.words
-        tails = [words[layout.writer_word(i) + layout.W_TAIL] for i in range(index.writers_max)]
-        return {
-            "path": str(self.path),
-            "format": layout.FORMAT_VERSION,
-            "keys": words[layout.H_KEYS_LIVE],
-            "transactions": self._visible(),
-            "durable": index.durable,
-            "integrity": self._integrity,
-            "content_addressed": self._content_addressed,
-            "index_capacity": index.capacity,
-            "index_used": words[layout.H_ENTRIES_USED],
-            "index_bytes": index.entries + index.slots * layout.ENTRY_BYTES,
-            "writers_max": index.writers_max,
-            "smallfiles": sum(1 for tail in tails if tail),
-            "smallfile_bytes": sum(tails),
-            "intent": words[layout.H_INTENT],
-        }
+        return inspection.stat(self.path, self.path / opening.RANGES, self._view, self._smallfiles)
 
     def close(self) -> None:
         """Close the handle; idempotent. The last writer to close syncs everything and marks the store clean.
@@ -313,10 +296,11 @@ class Store(MutableMapping[Any, bytes]):
         if self._gone is not None:
             return
         self._gone = lambda: ClosedStoreError(str(self.path))
+        self._finalizer.detach()
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
-                opening.leave(self._index, self._smallfiles, writer)
+                opening.leave(self._smallfiles, writer)
         finally:
             self._let_go()
 
@@ -334,7 +318,9 @@ class Store(MutableMapping[Any, bytes]):
         return f"<kvs.Store {str(self.path)!r} flag={self._options.flag!r}{state}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a kvs.Store cannot be pickled: it holds locks. Open it again in the other process")
+        raise TypeError(
+            "a kvs.Store cannot be pickled or copied: it holds locks. Open it again in the other process"
+        )
 
     # -- within -------------------------------------------------------------------------------------------
 
@@ -349,10 +335,22 @@ class Store(MutableMapping[Any, bytes]):
         raise self._gone()
 
     def _visible(self) -> int:
-        return self._index.words[self._index.visible_word]
+        return self._view.visible()
 
     def _read_many(self, names: Sequence[bytes], snapshot: int) -> list[bytes | None]:
-        return reading.read_many(self._index, self._smallfiles, names, snapshot)
+        return reading.read_many(self._view, self._smallfiles, names, snapshot)
+
+    def _create_like(self, path: Path) -> Store:
+        """A new store with the properties of this one."""
+        flags = self._view.index.flags
+        wanted = self._options._replace(
+            flag="n",
+            durable=bool(flags & layout.FLAG_DURABLE),
+            integrity=self._integrity,
+            content_addressed=self._content_addressed,
+            index_capacity=max(layout.INDEX_CAPACITY, len(self)),
+        )
+        return Store(path, wanted)
 
     def _check_value(self, key: bytes, value: bytes) -> None:
         if len(value) > layout.VALUE_BYTES_MAX:
@@ -375,10 +373,11 @@ class Store(MutableMapping[Any, bytes]):
 
     def _let_go(self) -> None:
         """Drop maps and descriptors. What another thread is reading stays mapped until it is done."""
-        index, smallfiles = self._index, self._smallfiles
+        view, smallfiles = self._view, self._smallfiles
         self._install_get(self._refuse)
-        del self._index, self._smallfiles
-        index.close()
+        del self._view, self._smallfiles, self._upkeep
+        self._pins.close()
+        view.close()
         smallfiles.close()
 
     def _abandon(self) -> None:
@@ -386,10 +385,24 @@ class Store(MutableMapping[Any, bytes]):
         if self._gone is not None:
             return
         self._gone = lambda: ForkedStoreError(str(self.path))
+        self._finalizer.detach()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         self._let_go()
+
+
+def _left_open(
+    path: str, view: Generations, smallfiles: Smallfiles, writer: Writer | None, pins: Pins
+) -> None:
+    """What happens to a handle that nobody closed: a warning, and what the kernel does where a process dies."""
+    pins.close()
+    if writer is not None:
+        writer.close()
+        writer.locks.close()
+    view.close()
+    smallfiles.close()
+    warnings.warn(f"the kvs.Store at {path} was not closed", ResourceWarning, stacklevel=2)
 
 
 class _HotPath:
@@ -404,7 +417,9 @@ class _HotPath:
     def hook_changed(self) -> None:
         store = self._store()
         if store is not None and store._gone is None:
-            store._install_get(reading.getter(store._index, store._smallfiles, normalise))
+            index, get = store._view.index, reading.getter(store._view, store._smallfiles, normalise)
+            store._view.flat = index, get
+            store._install_get(get)
 
 
 _stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
@@ -429,6 +444,9 @@ def open(  # noqa: A001 - as in dbm, shelve and lmdb
     io: str = "mmap",
     lock_timeout_s: float = 30.0,
     index_capacity: int = layout.INDEX_CAPACITY,
+    growth: bool = True,
+    smallfile_bytes: int = layout.SMALLFILE_BYTES,
+    compact_at: float | None = None,
 ) -> Store:
     """Open the store in the directory ``path``.
 
@@ -441,34 +459,30 @@ def open(  # noqa: A001 - as in dbm, shelve and lmdb
         content_addressed: every key must be the xxh3-128 of its value.
         io: ``mmap``, or ``append`` for positional reads and gathered appends; chosen per handle.
         lock_timeout_s: how long a commit waits for another process before LockTimeoutError.
-        index_capacity: keys that a new store has room for (128 bytes of index each, and slack).
+        index_capacity: keys that a new store has room for before its index grows (128 bytes of index each, and slack).
+        growth: whether this handle may make the index larger; IndexFullError where it may not.
+        smallfile_bytes: a smallfile of this handle that would become longer is sealed, and another one begun.
+        compact_at: compact by itself, after a commit of this handle, when more than this share (0 to 1) of the
+            smallfiles is dead. ``None``: only ``compact`` does.
 
     Raises:
         StoreNotFoundError, UnknownStoreError, CorruptedStoreError, StoreOptionsError, MaximumWritersError,
         LockTimeoutError, StorageFullError, UnsupportedPlatformError: nothing that was there was changed.
         OSError: the file system refuses, e.g. PermissionError.
     """
-    if flag not in {"r", "w", "c", "n"}:
-        raise StoreOptionsError(f"flag {flag!r}: one of r, w, c, n; nothing was touched")
-    if io not in {"mmap", "append"}:
-        raise StoreOptionsError(f"io {io!r}: 'mmap' or 'append'; nothing was touched")
-    if not 1 <= index_capacity <= 1 << 33:
-        raise StoreOptionsError(
-            f"index_capacity {index_capacity}: from 1 to {1 << 33} keys; nothing was touched"
-        )
-    if not lock_timeout_s >= 0:
-        raise StoreOptionsError(f"lock_timeout_s {lock_timeout_s}: zero or more seconds; nothing was touched")
     options = opening.Options(
         flag,
         durable,
         integrity,
         content_addressed,
-        io == "mmap",
+        io,
         lock_timeout_s,
         index_capacity,
-        layout.WRITERS_MAX,
+        growth=growth,
+        smallfile_bytes=smallfile_bytes,
+        compact_at=compact_at,
     )
-    return Store(Path(path), options)
+    return Store(Path(path), options.check())
 
 
 __all__ = ["Item", "Snapshot", "Store", "key_for", "open"]

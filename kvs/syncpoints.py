@@ -41,8 +41,6 @@ POINTS: dict[str, str] = {
     "commit.after_intent": "intent.T is stored: from here a death leaves work for the survivors",
     "record.before_append": "the commit record is about to be appended; carries the write",
     "record.after_append": "the commit record is whole: from here the transaction happens whatever dies",
-    "record.before_sync": "(durable) the records and the commit record are about to be synced",
-    "record.after_sync": "(durable) they are on the medium",
     "publish.before_key": "a new key is about to be stored in an empty entry; carries the write",
     "publish.after_key": "the key is stored; the entry still counts as empty until its first T",
     "publish.before_busy": "an entry's oldest revision is about to be marked BUSY; carries the write",
@@ -52,11 +50,22 @@ POINTS: dict[str, str] = {
     "publish.after_time": "its T is stored: this revision is whole, and invisible until C reaches T",
     "commit.before_visible": "every revision is whole; C is about to become T",
     "commit.after_visible": "C is T: all keys of the transaction became visible at once",
-    "commit.after_durable": "(durable) D is T",
     "commit.after_tail": "the writer's tail includes the transaction; carries the counters",
     "commit.after_account": "the counters are stored",
     "commit.after_clear": "intent.T is zero again: nothing is left for the survivors",
     "commit.after_unlock": "COMMIT is free",
+    # Step 11 of a commit, in a durable store. SYNC is that of the writer's place.
+    "durable.after_lock": "SYNC is held, under COMMIT; nothing of the commit has happened yet",
+    "durable.after_mark": "the place says that T is lagging; C is not T yet",
+    "durable.before_sync": "COMMIT is free; the smallfile is about to be synced",
+    "durable.after_sync": "the transaction is on the medium; the place still says that it is lagging",
+    "durable.after_clear": "the place lags no more",
+    "durable.after_unlock": "SYNC is free; D may be below T",
+    "durable.before_raise": "D is about to be raised as far as it may go",
+    "durable.after_raise": "D is raised, under DURABLE",
+    "laggard.after_lock": "SYNC of a place is held whose writer died before its sync, or whose sync failed",
+    "laggard.after_sync": "its transaction is on the medium",
+    "laggard.after_clear": "its place lags no more",
     # Repair, under COMMIT, by whoever finds a dead writer's intent.
     "repair.after_found": "an intent of a dead writer was found",
     "repair.after_read": "its commit record was read and judged",
@@ -73,14 +82,52 @@ POINTS: dict[str, str] = {
     "read.after_copy": "the value was copied; the revision was not yet checked again",
     # Opening and closing.
     "claim.after_lock": "a free writer place was locked; its words still name the dead owner",
-    "claim.after_owner": "the place names its new owner",
-    "claim.before_header": "a new smallfile is about to get its header; carries the write",
-    "claim.after_header": "the smallfile has its header; carries the place's words",
+    "claim.after_owner": "the place names its new owner, under COMMIT",
+    "smallfile.before_header": "a new smallfile is about to get its header; carries the write",
+    "smallfile.after_header": "the smallfile has its header; nobody has heard of it",
+    "smallfile.before_seal": "the writer's smallfile is long enough; its end is about to be stored in its header",
+    "smallfile.after_seal": "its end is stored: nobody appends to it any more",
+    "snapshot.before_pin": "the snapshot's T is chosen; it is about to be pinned",
+    "snapshot.after_pin": "the snapshot's T is pinned; whether it may still be is not known yet",
     "create.before_index": "a new store's index is about to be built under another name",
     "create.before_publish": "the index is complete; it is about to get its name",
     "create.after_publish": "the store exists",
     "close.before_clean": "(last writer) everything is synced; the clean mark is about to be stored; carries it",
     "close.after_clean": "the clean mark is stored",
+    # Growth, under COMMIT.
+    "grow.before_build": "the next generation of the index is about to be built aside",
+    "grow.after_build": "it is built, under another name",
+    "grow.after_rename": "it has its name; nobody looks at it",
+    "grow.after_next": "the old generation names it as the next: it is the current one; its intent stands",
+    "grow.after_retire": "readers of the old generation are told to move over",
+    "grow.after_unlink": "the old generation has no name any more",
+    "grow.after_clear": "the new generation's intent is zero: the growth is finished",
+    # Compaction, under COMPACT; forgetting and swinging under COMMIT too.
+    "compact.after_lock": "COMPACT is held",
+    "compact.after_floor": "the floor, the goals and the horizon are chosen",
+    "compact.before_forget": "older revisions of removed keys are about to be forgotten",
+    "compact.after_forget": "they are forgotten",
+    "compact.before_output": "a smallfile for what is moved is about to be made",
+    "compact.after_output": "it is made, and the floor in it is on the medium",
+    "compact.before_append": "a batch of records is about to be appended to it; carries the write",
+    "compact.after_append": "the batch and its move are whole, behind the published end",
+    "compact.after_end": "the published end includes the batch; nobody points to it yet",
+    "compact.before_swing": "the locations of the batch's revisions are about to be stored; carries the write",
+    "compact.after_swing": "whoever reads them reads the copies",
+    "compact.before_begin": "all of a part was moved and is on the medium; its begin is about to be stored",
+    "compact.after_begin": "the part is dead, and its file says so on the medium",
+    "compact.before_punch": "the blocks of the dead part are about to be given back",
+    "compact.after_punch": "they are given back",
+    "compact.before_unlink": "a smallfile that is wholly dead is about to be removed",
+    "compact.after_unlink": "it is removed",
+    "compact.after_swept": "every dead record of before the pass is gone; removals of then may be forgotten themselves",
+    # Rebuilding the index, under the gate.
+    "rebuild.before_seal": "the prefix is known; the smallfiles' ends are about to be stored",
+    "rebuild.after_seal": "they are stored, on the medium",
+    "rebuild.before_index": "the new index is about to be built aside",
+    "rebuild.after_index": "it is built, under another name",
+    "rebuild.before_publish": "every other index is removed; it is about to get its name",
+    "rebuild.after_publish": "the store has an index again",
 }
 """Every registered point and what is true there."""
 
@@ -96,8 +143,15 @@ SHARED: dict[str, str] = {
     "keys": "the keys in the entries",
     "times": "the T of every revision",
     "locations": "the location and length of every revision",
-    "records": "the smallfiles",
+    "records": "the smallfiles, and the bounds in their headers",
     "clean": "the clean mark and the boot id",
+    "lagging": "the transactions that are not synced yet, by writer place",
+    "next": "which generation has replaced an index",
+    "horizon": "what compactions have come to: floor, horizon, how far was forgotten and swept, their newest file",
+    "syncs": "the locks SYNC of the writer places",
+    "durable": "the lock DURABLE",
+    "compact": "the lock COMPACT, and the pid of who holds it",
+    "everything": "all of these, and the names in the directory: it may not be said more exactly",
 }
 """What several processes read and write: the kinds of things in ``FOOTPRINTS``."""
 
@@ -114,65 +168,91 @@ def _touches(reads: str = "", writes: str = "") -> Touches:
 
 
 _ENTRIES = "keys times locations"
-_AFTER_REPAIR = "counters visible tails places records"
+_LOCKING = "commit owner"
+_AFTER_REPAIR = "counters visible tails places records next horizon lagging syncs"
+_DURABLE = "visible lagging syncs next"
+_FINISHED = "intent commit writers clean visible durable syncs lagging places"
 
 FOOTPRINTS: dict[str, Touches] = {
     "prepare.before_extend": _touches("", "records"),
     "prepare.after_extend": _touches(),
     "prepare.before_append": _touches("", "records"),
     "prepare.after_append": _touches(),
-    "commit.before_lock": _touches("", "commit owner"),
-    "commit.after_lock": _touches(f"intent counters visible {_ENTRIES}", "commit"),
+    "commit.before_lock": _touches("next", _LOCKING),
+    "commit.after_lock": _touches(
+        f"counters records next horizon {_ENTRIES}", "commit intent visible durable syncs lagging"
+    ),
     "commit.after_validate": _touches("", "intent"),
     "commit.after_place": _touches("", "intent"),
     "commit.after_intent": _touches(),
     "record.before_append": _touches("", "records"),
-    "record.after_append": _touches(f"{_ENTRIES}"),
-    "record.before_sync": _touches(),
-    "record.after_sync": _touches(f"{_ENTRIES}"),
+    "record.after_append": _touches(f"{_ENTRIES}", "lagging"),
     "publish.before_key": _touches("", "keys"),
     "publish.after_key": _touches("", "times"),
     "publish.before_busy": _touches("", "times"),
     "publish.after_busy": _touches("", "locations"),
     "publish.after_location": _touches("", "locations"),
     "publish.after_length": _touches("", "times"),
-    "publish.after_time": _touches(f"{_ENTRIES}"),
+    "publish.after_time": _touches(f"{_ENTRIES}", "lagging"),
     "commit.before_visible": _touches("", "visible"),
-    "commit.after_visible": _touches("", "visible tails"),
-    "commit.after_durable": _touches("", "tails"),
+    "commit.after_visible": _touches("", "visible tails places"),
     "commit.after_tail": _touches("", "counters"),
     "commit.after_account": _touches("", "intent"),
     "commit.after_clear": _touches("intent", "commit"),
     "commit.after_unlock": _touches(),
+    "durable.after_lock": _touches(),
+    "durable.after_mark": _touches("lagging", "visible"),
+    "durable.before_sync": _touches("", "everything"),
+    "durable.after_sync": _touches("", "lagging"),
+    "durable.after_clear": _touches("", "syncs"),
+    "durable.after_unlock": _touches(_DURABLE, "syncs"),
+    "durable.before_raise": _touches(f"next counters {_ENTRIES}", "visible durable syncs lagging commit"),
+    "durable.after_raise": _touches(
+        f"next counters {_ENTRIES}", "visible durable syncs lagging commit intent"
+    ),
+    "laggard.after_lock": _touches("", "everything"),
+    "laggard.after_sync": _touches("", "lagging"),
+    "laggard.after_clear": _touches("", "everything"),
     "repair.after_found": _touches("intent visible records"),
-    "repair.after_read": _touches("", "visible"),
+    "repair.after_read": _touches("intent", "visible lagging"),
     "repair.before_discard": _touches("", "intent"),
-    "repair.after_discard": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", "intent commit writers clean"),
+    "repair.after_discard": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", _FINISHED),
     "repair.before_redo": _touches(f"records {_ENTRIES}"),
-    "repair.after_redo": _touches("visible", "visible"),
-    "repair.after_visible": _touches("intent", "tails"),
+    "repair.after_redo": _touches("intent visible", "visible lagging"),
+    "repair.after_visible": _touches("intent", "tails places"),
     "repair.after_account": _touches("", "intent"),
-    "repair.after_clear": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", "intent commit writers clean"),
+    "repair.after_clear": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", _FINISHED),
     "read.after_times": _touches("locations"),
-    "read.after_location": _touches(f"visible records {_ENTRIES}"),
-    "read.after_copy": _touches(f"visible records intent tails {_ENTRIES}"),
-    "claim.after_lock": _touches("tails places records", "places records"),
-    "claim.after_owner": _touches("intent places", "commit owner clean"),
-    "claim.before_header": _touches("", "records"),
-    "claim.after_header": _touches("", "places tails"),
+    "read.after_location": _touches(f"visible records next horizon {_ENTRIES}"),
+    "read.after_copy": _touches(f"visible records intent tails places lagging next horizon {_ENTRIES}"),
+    "claim.after_lock": _touches("next", _LOCKING),
+    "claim.after_owner": _touches("intent places next", "commit clean"),
+    "smallfile.before_header": _touches("", "records"),
+    "smallfile.after_header": _touches("", "records"),
+    "smallfile.before_seal": _touches("", "records"),
+    "smallfile.after_seal": _touches("", "records"),
+    "snapshot.after_pin": _touches(f"next horizon visible records {_ENTRIES}"),
     "create.before_index": _touches(),
     "create.before_publish": _touches(),
     "create.after_publish": _touches(),
     "close.before_clean": _touches("intent counters visible", "clean"),
     "close.after_clean": _touches("intent", "commit writers"),
+    **{name: _touches("", "everything") for name in POINTS if name.startswith(("grow.", "compact."))},
+    **{name: _touches("", "everything") for name in POINTS if name.startswith("rebuild.")},
 }
 """What the code between a point and the next one that the process comes to may read and write; words, locks and bytes
 that others look at, not what only its own handle has. A death at a point also frees the locks that the dead held."""
 
-ACQUIRES: dict[str, str] = {"commit.before_lock": "COMMIT", "claim.after_owner": "COMMIT"}
+ACQUIRES: dict[str, str] = {
+    "commit.before_lock": "COMMIT",
+    "claim.after_lock": "COMMIT",
+    "durable.before_raise": "DURABLE",
+}
 """The points behind which a lock is waited for, before anything else is touched."""
 
-APPENDS: frozenset[str] = frozenset({"prepare.before_append", "record.before_append", "claim.before_header"})
+APPENDS: frozenset[str] = frozenset(
+    {"prepare.before_append", "record.before_append", "smallfile.before_header", "compact.before_append"}
+)
 """The points that carry a write of bytes; the others that carry one carry words."""
 
 

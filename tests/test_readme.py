@@ -15,11 +15,14 @@ from click.testing import CliRunner
 
 from harness import judge
 from harness.cli import cli as harness_command
+from harness.plan import Plan
+from harness.scenarios import EXHAUSTIVE
 from harness.verdict import EXIT_CODES
+from kvs import syncpoints
 from kvs.cli import main as kvs_command
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "harness/README.md", "kvs/README.md", "results/README.md")
+PAGES = ("README.md", "harness/README.md", "kvs/README.md", "kvs/FORMAT.md", "results/README.md")
 COMMANDS: dict[str, click.Group] = {"harness": harness_command, "kvs": kvs_command}
 
 
@@ -135,7 +138,15 @@ def test_every_link_leads_somewhere(page: str) -> None:
 def test_a_caught_failure_looks_like_what_the_harness_prints(page: str) -> None:
     told = violations(page)
     assert told, "the page shows no violation"
+    # Those of kvs, and of an engine that the page itself has.
+    known = {*syncpoints.POINTS, *re.findall(r'"(\w+\.\w+)":', "".join(blocks("python", page)))}
     for first, *lines in told:
+        points = [
+            found[1]
+            for line in lines
+            if (found := re.search(r"^  killed .* (?:at|after) ([a-z]+\.\w+)", line))
+        ]
+        assert set(points) <= known, "the page tells of sync points that are no more"
         found = re.match(r"VIOLATION  (\w+) +\S", first)
         assert found
         assert found[1] in judge.PROPERTIES
@@ -145,6 +156,26 @@ def test_a_caught_failure_looks_like_what_the_harness_prints(page: str) -> None:
             assert re.fullmatch(r"  check       harness check results/runs/\S+", lines[names.index("check")])
         else:
             assert set(names) <= {"killed", "meanwhile", "expected", "process", "planted"}
+
+
+def test_the_processes_of_a_campaign_are_those_of_a_plan() -> None:
+    told = re.search(r"A campaign forks (.*?), which", text(), re.DOTALL)
+    assert told
+    numbers = {"an": 1, "two": 2, "four": 4}
+    default = Plan(seed=0)
+    assert {role: numbers[word] for word, role in re.findall(r"(an|two|four) ([a-z]+?)s?\b", told[1])} == {
+        "writer": default.writers,
+        "reader": default.readers,
+        "auditor": default.auditors,
+        "housekeeper": default.housekeepers,
+    }
+
+
+def test_the_results_are_made_with_every_scenario_that_is_small_enough() -> None:
+    (asked,) = re.findall(
+        r"harness explore --strategy exhaustive --scenario (\S+)", text("results/README.md")
+    )
+    assert tuple(asked.split(",")) == EXHAUSTIVE
 
 
 def test_the_exit_codes_are_those_of_the_verdicts() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import mmap
 import os
 import resource
@@ -21,9 +23,16 @@ from tests.kvs.processes import Death, die_at
 Changes = dict[bytes, bytes | None]
 
 
-def commit(connection: Connection, path: Path, io: str, changes: Changes, death: Death | None) -> None:
+def commit(
+    connection: Connection,
+    path: Path,
+    io: str,
+    changes: Changes,
+    death: Death | None,
+    options: dict[str, Any] | None = None,
+) -> None:
     """Open the store, then write ``changes`` in one transaction and die meanwhile."""
-    store = kvs.open(path, "w", io=io)
+    store = kvs.open(path, "w", io=io, **(options or {}))
     txn = store.transaction()
     for key, value in changes.items():
         txn.fetch(key)
@@ -88,6 +97,70 @@ def open_and_fork(connection: Connection, path: Path) -> None:
     _fork(connection, use)
 
 
+def fork_and_go_on(connection: Connection, path: Path) -> None:
+    """Begin everything, fork, and say what became of all uses in the child; then use it all in the parent."""
+    store = kvs.open(path, "w")
+    snapshot, txn, idle = store.snapshot(), store.transaction(), store.transaction()
+    iterations = [iter(store), snapshot.items(), iter(snapshot)]
+    begun = [iter(store), snapshot.items()]  # more than a child may have been given before
+    for each in begun:
+        next(each)
+    txn.fetch(6001)
+    txn.update(6001, b"by its transaction")
+    uses: list[Callable[[], object]] = [
+        lambda: store.get(1),
+        lambda: store[1],
+        lambda: 1 in store,
+        lambda: store.get_many([1]),
+        lambda: store.find(1),
+        lambda: store.history(1),
+        lambda: store.last_updated([1]),
+        lambda: len(store),
+        lambda: list(store),
+        lambda: dict(store.items()),
+        lambda: store.__setitem__(1, b"by the child"),
+        lambda: store.__delitem__(1),
+        lambda: store.put_many({1: b"by the child"}),
+        lambda: store.transact(lambda txn: None),
+        store.snapshot,
+        store.transaction,
+        store.verify,
+        store.stat,
+        store.compact,
+        store.__enter__,
+        lambda: snapshot.get(1),
+        lambda: snapshot.get_many([1]),
+        lambda: snapshot.find(1),
+        lambda: dict(snapshot.items()),
+        snapshot.__enter__,
+        lambda: txn.fetch(1),
+        lambda: txn.update_unsafe(1, b"by the child"),
+        txn.commit,
+        idle.commit,
+        *(functools.partial(next, each) for each in iterations),
+        *(functools.partial(list, each) for each in begun),
+    ]
+    near, far = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answers = [_error_of(use) for use in uses]
+        snapshot.close()
+        store.close()
+        os.write(far, "\n".join(answers).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    connection.send(os.read(near, 1 << 16).decode().split("\n"))
+    connection.recv()
+    for number, each in enumerate([*iterations, *begun]):
+        assert len(list(each)) == (5000 if number < len(iterations) else 4999)
+    store[6000] = b"by the parent"
+    txn.commit()
+    assert snapshot.get_many([1, 6000, 6001]) == [b"v", None, None]
+    snapshot.close()
+    store.close()
+    connection.send("went on")
+
+
 def _fork(connection: Connection, then: Callable[[], object]) -> None:
     """The child says what ``then`` returns, and its pid, and stays until the test says something or ends."""
     if os.fork() == 0:
@@ -109,7 +182,7 @@ def _error_of(use: Callable[[], object]) -> str:
         return type(error).__name__
 
 
-def pause_in_commit(connection: Connection, path: Path, point: str) -> None:
+def pause_in_commit(connection: Connection, path: Path, point: str, key: bytes | int = 1) -> None:
     """Commit, and say so at ``point``, where the test stops this process."""
     store = kvs.open(path, "w")
 
@@ -119,8 +192,22 @@ def pause_in_commit(connection: Connection, path: Path, point: str) -> None:
             connection.recv()
 
     syncpoints.install(hook)
-    store[1] = b"by the paused"
+    store[key] = b"by the paused"
     connection.send("committed")
+
+
+def pause_in_put(connection: Connection, path: Path, io: str, point: str, size: int) -> None:
+    """Write ``size`` zeros to one key, and say so at ``point``, where the test stops or kills this process."""
+    with kvs.open(path, "w", io=io) as store:
+
+        def hook(name: str, *_: object) -> None:
+            if name == point:
+                connection.send("there")
+                connection.recv()
+
+        syncpoints.install(hook)
+        store[1 << 100] = bytes(size)
+        connection.send("committed")
 
 
 def commit_for_a_while(connection: Connection, path: Path, seconds: float) -> None:
@@ -136,6 +223,100 @@ def commit_for_a_while(connection: Connection, path: Path, seconds: float) -> No
             now = time.monotonic()
             longest, last = max(longest, now - last), now
         connection.send((count, longest))
+
+
+def acknowledge(connection: Connection, path: Path, number: int, count: int) -> None:
+    """Write a pair of keys ``count`` times in one transaction each, and say T and the value of each when it is done."""
+    with kvs.open(path, "w") as store:
+        connection.send("open")
+        connection.recv()
+        for value in range(count):
+            time = store.put_many(dict.fromkeys([number, 1000 + number], b"%d" % value))
+            connection.send((time, value))
+
+
+def grow_for_a_while(
+    connection: Connection, path: Path, number: int, count: int, death: Death | None = None
+) -> None:
+    """Write ``count`` keys of one's own, each in one transaction with the count of them, and perhaps die meanwhile."""
+    if death:
+        die_at(death, connection)
+    with kvs.open(path, "w") as store:
+        connection.send("open")
+        if not death:
+            connection.recv()
+        for key in range(count):
+            store.put_many({number * 1_000_000 + key: b"%d" % key, number * 1_000_000: b"%d" % key})
+    connection.send("done")
+
+
+def read_for_a_while(connection: Connection, path: Path, io: str) -> None:
+    """Check what ``grow_for_a_while`` writes until told to stop: each writer's keys are there up to its count, and no
+    count ever falls.
+    """
+    rounds, last = 0, [0, 0, 0]
+    with kvs.open(path, "r", io=io) as store:
+        connection.send("open")
+        connection.recv()
+        while not connection.poll():
+            for number in range(3):
+                first = number * 1_000_000
+                count = int(store.get(first) or b"0")
+                assert count >= last[number], "a value that is older than one seen before"
+                last[number] = count
+                keys = range(first + max(1, count - 50), first + count + 1)
+                assert store.get_many(keys) == [b"%d" % (key - first) for key in keys]
+                assert [store.get(key) for key in keys] == [b"%d" % (key - first) for key in keys]
+            with (
+                contextlib.suppress(kvs.SnapshotTooOldError),
+                store.snapshot() as snapshot,
+            ):  # the counts move fast
+                found = dict(snapshot.items())
+                assert len(found) == len(list(snapshot))
+                for number in range(3):
+                    value = found.get((number * 1_000_000).to_bytes(16, "big"))
+                    keys = range(number * 1_000_000, number * 1_000_000 + int(value or b"-1") + 1)
+                    assert all(key.to_bytes(16, "big") in found for key in keys)
+            rounds += 1
+    connection.send(rounds)
+
+
+def watch_key(connection: Connection, path: Path, key: bytes) -> None:
+    """Say what ``key`` holds, whenever asked."""
+    with kvs.open(path, "r") as store:
+        while True:
+            connection.send(store.get(key))
+            connection.recv()
+
+
+def hold_snapshot(connection: Connection, path: Path, keys: list[int]) -> None:
+    """Take a snapshot, say its T, and what it holds whenever asked."""
+    with kvs.open(path, "r") as store, store.snapshot() as snapshot:
+        connection.send(snapshot.transaction_counter)
+        while True:
+            connection.recv()
+            connection.send(snapshot.get_many(keys))
+
+
+def die_with_snapshot(connection: Connection, path: Path, death: Death) -> None:
+    """Take a snapshot and die meanwhile."""
+    die_at(death, connection)
+    with kvs.open(path, "r") as store, store.snapshot():
+        connection.send("survived")
+
+
+def hold_snapshot_and_fork(connection: Connection, path: Path) -> None:
+    """Take a snapshot, fork, use and close it in the child, and wait in both processes."""
+    store = kvs.open(path, "r")
+    snapshot = store.snapshot()
+
+    def use() -> str:
+        error = _error_of(lambda: snapshot.get(1))
+        snapshot.close()
+        store.close()
+        return error
+
+    _fork(connection, use)
 
 
 def write_once(connection: Connection, path: Path, key: int) -> None:

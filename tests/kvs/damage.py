@@ -10,10 +10,10 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from kvs import layout
-from kvs.smallfile import Words
+from kvs.records import Words
 
 SMALL = "00000.small"
-FIRST_RECORD = layout.SMALLFILE_HEADER_BYTES
+FIRST_RECORD = layout.SMALLFILE_BEGIN
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,97 +9,67 @@ import pytest
 import kvs
 from kvs import syncpoints
 from kvs.syncpoints import POINTS
-from tests.kvs.children import Changes, commit, open_and_close
+from tests.kvs.children import commit
+from tests.kvs.killing import (
+    CAPACITY,
+    ORDER,
+    OTHER,
+    PARTS,
+    SIZES,
+    assert_healed,
+    contents,
+    die_in_commit,
+    die_in_opening,
+    everything,
+    happened,
+    named,
+    survivor,
+    write,
+)
 from tests.kvs.processes import Child, Death
 
-CAPACITY = 500
-OTHER = kvs.key_for("a key that the dying transaction does not touch")
-ORDER = list(POINTS)
-DURABLE_ONLY = {"record.before_sync", "record.after_sync", "commit.after_durable"}
-PARTS = ("nothing", "one", "half", "all but one")
 CARRIES_BYTES = ("prepare.before_append", "record.before_append")
 CARRIES_WORDS = ("publish.before_key", "publish.before_busy")  # in large transactions
-SIZES = {"scalar": 3, "vectorised": 100}
-
-
-def named(*subjects: str) -> list[str]:
-    """The registered points of these subjects, in the order in which a commit reaches them."""
-    return [point for point in ORDER if point.partition(".")[0] in subjects]
-
-
+MODES = {
+    "mmap": (False, "mmap"),
+    "append": (False, "append"),
+    "durable": (True, "mmap"),
+}
 COMMIT_POINTS = named("prepare", "commit", "record", "publish")
+DURABLE_POINTS = named("durable")
 REPAIR_POINTS = named("repair")
 CLAIM_POINTS, CREATE_POINTS, CLOSE_POINTS = named("claim"), named("create"), named("close")
 PUBLISH_IN_REPAIR = [*named("publish"), "commit.after_visible", "commit.after_tail"]
+ELSEWHERE = {
+    "laggard": "test_durable.py",
+    "smallfile": "test_rollover.py",
+    "grow": "test_growth.py",
+    "snapshot": "test_pins.py",
+    "compact": "test_compaction_killed.py",
+    "rebuild": "test_rebuild.py",
+    "read": "test_readers_overtaken.py",  # overtaken, not killed: readers leave nothing behind
+}
 
 
-def contents(size: int) -> tuple[dict[bytes, bytes], Changes, dict[bytes, bytes]]:
-    """What is there before, a transaction of ``size`` keys over it (updates, removals and new keys), and
-    what is there after.
-    """
-    third = size // 3
-    before = {kvs.key_for(f"old {i}"): b"before %d" % i for i in range(2 * third)}
-    changes: Changes = {}
-    for i, key in enumerate(before):
-        changes[key] = None if i % 2 else b"after %d" % i
-    for i in range(size - 2 * third):
-        changes[kvs.key_for(f"new {i}")] = b"new %d" % i * i
-    after = {key: value for key, value in {**before, **changes}.items() if value is not None}
-    return before, changes, after
-
-
-def survivor(path: Path, before: dict[bytes, bytes], *, durable: bool = False, io: str = "mmap") -> kvs.Store:
-    """A handle on a new store that holds ``before``."""
-    store = kvs.open(path, "n", durable=durable, io=io, index_capacity=CAPACITY)
-    store.put_many(before)
-    return store
-
-
-def die_in_commit(path: Path, changes: Changes, death: Death, io: str = "mmap") -> None:
-    """Have another process commit ``changes`` and assert that it died, and died there."""
-    with Child(commit, path, io, changes, death) as child:
-        assert child.receive() == death.point
-        assert child.join() == -signal.SIGKILL
-
-
-def everything(store: kvs.Store, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-    """What the store holds, asked for in four ways that must agree."""
-    found = dict(store.snapshot().items())
-    names = list(keys)
-    assert store.get_many(names) == [store.get(name) for name in names] == [found.get(name) for name in names]
-    return found
-
-
-def assert_healed(store: kvs.Store, expected: dict[bytes, bytes], keys: Iterable[bytes], time: int) -> None:
-    """The next commit works and gets the next T; the store holds exactly ``expected`` and is sound."""
-    assert store.put_many({OTHER: b"alive"}) == time
-    expected = {**expected, OTHER: b"alive"}
-    assert everything(store, [*keys, OTHER]) == expected
-    assert len(store) == len(expected)
-    assert store.verify() == []
-    assert store.stat()["transactions"] == time
-    with kvs.open(store.path, "w", io="append") as another:
-        assert everything(another, [*keys, OTHER]) == expected
-        assert another.verify() == []
-
-
-@pytest.mark.parametrize("io", ["mmap", "append"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("point", COMMIT_POINTS)
+@pytest.mark.parametrize(
+    ("point", "mode"),
+    [(point, mode) for mode in MODES for point in COMMIT_POINTS]
+    + [(point, "durable") for point in DURABLE_POINTS],
+)
 def test_commit_killed_at_any_point_is_whole_or_absent(
-    store_dir: Path, point: str, size: str, io: str
+    store_dir: Path, point: str, size: str, mode: str
 ) -> None:
+    durable, io = MODES[mode]
     before, changes, after = contents(SIZES[size])
-    if point.endswith("_extend"):  # the first megabyte came with the smallfile's header
-        after[OTHER] = changes[OTHER] = bytes(2 << 20)
-    with survivor(store_dir, before, durable=point in DURABLE_ONLY) as store:
+    with survivor(store_dir, before, durable=durable) as store:
         die_in_commit(store_dir, changes, Death(point), io)
-        shown = after if ORDER.index(point) >= ORDER.index("commit.after_visible") else before
+        visible = "durable.after_raise" if durable else "commit.after_visible"
+        shown = after if ORDER.index(point) >= ORDER.index(visible) else before
         assert everything(store, changes) == shown, "before anybody repaired anything"
-        happened = ORDER.index(point) >= ORDER.index("record.after_append")
-        assert_healed(store, after if happened else before, changes, 3 if happened else 2)
+        assert_healed(store, after if happened(point) else before, changes, 3 if happened(point) else 2)
         for key, value in before.items():
-            older = store.find(key, 1 if happened else 0)
+            older = store.find(key, 1 if happened(point) else 0)
             assert older is not None
             assert older.value == value, "the revision before"
 
@@ -153,20 +121,13 @@ def test_commit_killed_between_two_words_is_whole_or_absent(store_dir: Path, poi
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("point", ["claim.after_header", "close.before_clean"])
-def test_a_process_killed_between_two_words_of_its_place_or_of_the_clean_mark_leaves_a_sound_store(
-    store_dir: Path, point: str, part: str
+def test_a_process_killed_between_two_words_of_the_clean_mark_leaves_a_sound_store(
+    store_dir: Path, part: str
 ) -> None:
     before, changes, _ = contents(SIZES["scalar"])
-    store = survivor(store_dir, before)
-    if point.startswith("close"):
-        store.close()
-    with Child(open_and_close, store_dir, Death(point, part=part), {}) as child:
-        assert child.receive() == point
-        assert child.join() == -signal.SIGKILL
-    if point.startswith("close"):
-        store = kvs.open(store_dir, "w")
-    with store:
+    survivor(store_dir, before).close()
+    die_in_opening(store_dir, Death("close.before_clean", part=part))
+    with kvs.open(store_dir, "w") as store:
         assert_healed(store, before, changes, 2)
 
 
@@ -180,6 +141,25 @@ def test_commit_killed_again_and_again_in_one_writer_place_leaves_no_trace(store
         assert_healed(store, after, changes, 3)
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_commit_killed_repaired_and_killed_again_in_one_writer_place(store_dir: Path, durable: bool) -> None:
+    """The survivor has the place's smallfile open from the first repair on, and must see what is in it now."""
+    before, changes, after = contents(3)
+    with survivor(store_dir, before, durable=durable) as store:
+        time, expected = 2, before
+        for point in (
+            "commit.after_intent",
+            "publish.before_key",
+            "commit.after_intent",
+            "commit.after_visible",
+        ):
+            die_in_commit(store_dir, changes, Death(point))
+            if happened(point):
+                time, expected = time + 1, after
+            assert_healed(store, expected, changes, time)
+            time += 1
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("point", [*REPAIR_POINTS, *PUBLISH_IN_REPAIR])
 def test_repair_killed_at_any_point_is_repaired_by_a_third(store_dir: Path, point: str, size: str) -> None:
@@ -187,9 +167,7 @@ def test_repair_killed_at_any_point_is_repaired_by_a_third(store_dir: Path, poin
     discarded = point.endswith("_discard")
     with survivor(store_dir, before) as store:
         die_in_commit(store_dir, changes, Death("commit.after_intent" if discarded else "publish.before_key"))
-        with Child(open_and_close, store_dir, Death(point), {}) as child:
-            assert child.receive() == point
-            assert child.join() == -signal.SIGKILL
+        die_in_opening(store_dir, Death(point))
         assert_healed(store, before if discarded else after, changes, 2 if discarded else 3)
 
 
@@ -201,16 +179,17 @@ def test_repair_killed_in_a_torn_publish_is_repaired_by_a_third(
     before, changes, after = contents(SIZES["vectorised"])
     with survivor(store_dir, before) as store:
         die_in_commit(store_dir, changes, Death(point, part="half"))
-        with Child(open_and_close, store_dir, Death(point, part=part), {}) as child:
-            assert child.receive() == point
-            assert child.join() == -signal.SIGKILL
+        die_in_opening(store_dir, Death(point, part=part))
         assert_healed(store, after, changes, 3)
 
 
+@pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("dead_at", named("commit")[named("commit").index("commit.after_visible") :])
-def test_repair_of_a_visible_commit_only_accounts_for_it(store_dir: Path, dead_at: str) -> None:
+def test_repair_of_a_visible_commit_only_accounts_for_it(
+    store_dir: Path, dead_at: str, durable: bool
+) -> None:
     before, changes, after = contents(3)
-    with survivor(store_dir, before, durable=dead_at in DURABLE_ONLY) as store:
+    with survivor(store_dir, before, durable=durable) as store:
         die_in_commit(store_dir, changes, Death(dead_at))
         reached: list[str] = []
         syncpoints.install(lambda name, *_: reached.append(name))
@@ -220,17 +199,13 @@ def test_repair_of_a_visible_commit_only_accounts_for_it(store_dir: Path, dead_a
 
 
 @pytest.mark.parametrize("io", ["mmap", "append"])
-@pytest.mark.parametrize(
-    "death", [Death(point) for point in CLAIM_POINTS] + [Death("claim.before_header", part=p) for p in PARTS]
-)
+@pytest.mark.parametrize("point", CLAIM_POINTS)
 def test_claim_killed_at_any_point_leaves_the_place_for_the_next(
-    store_dir: Path, death: Death, io: str
+    store_dir: Path, point: str, io: str
 ) -> None:
     before, changes, after = contents(3)
     with survivor(store_dir, before) as store:
-        with Child(open_and_close, store_dir, death, {"io": io}) as child:
-            assert child.receive() == death.point
-            assert child.join() == -signal.SIGKILL
+        die_in_opening(store_dir, Death(point), {"io": io})
         with Child(commit, store_dir, io, changes, None) as child:  # takes the same place
             assert child.receive() == "survived"
             assert child.join() == 0
@@ -241,9 +216,7 @@ def test_claim_killed_at_any_point_leaves_the_place_for_the_next(
 @pytest.mark.parametrize("point", CREATE_POINTS)
 def test_create_killed_at_any_point_leaves_no_store_or_an_empty_one(store_dir: Path, point: str) -> None:
     options = {"flag": "c", "index_capacity": CAPACITY}
-    with Child(open_and_close, store_dir, Death(point), options) as child:
-        assert child.receive() == point
-        assert child.join() == -signal.SIGKILL
+    die_in_opening(store_dir, Death(point), options)
     if point == "create.after_publish":
         kvs.open(store_dir, "w").close()
     else:
@@ -258,9 +231,7 @@ def test_replace_killed_at_any_point_leaves_the_old_store_or_a_new_one(store_dir
     before, _, _ = contents(30)
     survivor(store_dir, before).close()
     options = {"flag": "n", "index_capacity": CAPACITY}
-    with Child(open_and_close, store_dir, Death(point), options) as child:
-        assert child.receive() == point
-        assert child.join() == -signal.SIGKILL
+    die_in_opening(store_dir, Death(point), options)
     with kvs.open(store_dir, "w") as store:
         new = point == "create.after_publish"
         assert_healed(store, {} if new else before, before, 1 if new else 2)
@@ -273,39 +244,41 @@ def test_close_killed_at_any_point_loses_nothing(store_dir: Path, point: str) ->
     with Child(commit, store_dir, "mmap", changes, None) as child:
         assert child.receive() == "survived"
         assert child.join() == 0
-    with Child(open_and_close, store_dir, Death(point), {}) as child:
-        assert child.receive() == point
-        assert child.join() == -signal.SIGKILL
+    die_in_opening(store_dir, Death(point))
     with kvs.open(store_dir, "w") as store:
         assert_healed(store, after, changes, 3)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("point", COMMIT_POINTS)
+@pytest.mark.parametrize(
+    ("point", "durable"),
+    [(point, durable) for durable in (False, True) for point in COMMIT_POINTS]
+    + [(point, True) for point in DURABLE_POINTS],
+)
 def test_commit_interrupted_at_any_point_is_whole_or_absent_and_the_handle_goes_on(
-    store_dir: Path, point: str, size: str
+    store_dir: Path, point: str, size: str, durable: bool
 ) -> None:
     """A Ctrl-C raises in the middle of a commit; the same handle must not overwrite what it promised."""
     before, changes, after = contents(SIZES[size])
-    if point.endswith("_extend"):
-        after[OTHER] = changes[OTHER] = bytes(2 << 20)
 
     def interrupt(name: str, *_: object) -> None:
         if name == point:
             syncpoints.install(None)
             raise KeyboardInterrupt
 
-    with survivor(store_dir, before, durable=point in DURABLE_ONLY) as store:
+    with survivor(store_dir, before, durable=durable) as store:
+        if point.endswith("_extend"):
+            changes[OTHER] = after[OTHER] = bytes(2 << 20)  # longer than what came with the smallfile
         syncpoints.install(interrupt)
-        txn = store.transaction()
-        for key, value in changes.items():
-            txn.update_unsafe(key, value) if value is not None else txn.remove_unsafe(key)
         with pytest.raises(KeyboardInterrupt):
-            txn.commit()
-        happened = ORDER.index(point) >= ORDER.index("record.after_append")
-        assert everything(store, changes) == (after if happened else before), "settled at once"
+            write(store, changes)
+        visible = happened(point) and (not durable or point == "durable.after_raise")
+        assert everything(store, changes) == (after if visible else before), "settled at once, if not durable"
         assert store.stat()["intent"] == 0
-        assert_healed(store, after if happened else before, changes, 3 if happened else 2)
+        with kvs.open(store_dir, "w", lock_timeout_s=0.0) as another:
+            assert another.verify() == [], "no lock was left behind, and what was not synced is synced for it"
+            assert everything(another, changes) == (after if happened(point) else before)
+        assert_healed(store, after if happened(point) else before, changes, 3 if happened(point) else 2)
 
 
 def test_every_registered_point_is_reached_and_none_that_is_not_registered(store_dir: Path) -> None:
@@ -313,14 +286,28 @@ def test_every_registered_point_is_reached_and_none_that_is_not_registered(store
     reached: set[str] = set()
     syncpoints.install(lambda name, *_: reached.add(name))
     for durable in (False, True):
-        with survivor(store_dir, before, durable=durable) as store:
+        dead_at = ["commit.after_intent", "publish.before_key"] + ["durable.before_sync"] * durable
+        with survivor(
+            store_dir, before, durable=durable, smallfile_bytes=1 << 13, index_capacity=80
+        ) as store:
             assert [store.get(key) for key in before] == list(before.values())
-            for dead_at in ("commit.after_intent", "publish.before_key"):
-                die_in_commit(store_dir, changes, Death(dead_at))
+            for point in dead_at:
+                die_in_commit(store_dir, changes, Death(point))
                 store[OTHER] = b"repairs"
+            write(store, dict.fromkeys(before))
+            store.put_many(dict.fromkeys(range(2000), b"more than there is room for"))
+            with store.snapshot():
+                store.compact()
+    kvs.open(store_dir).close()
+    (index,) = store_dir.glob("index.*")
+    index.unlink()
+    kvs.open(store_dir).close()
     assert reached == set(POINTS)
 
 
-def test_every_registered_point_is_killed_at_by_a_test_of_this_file() -> None:
-    killed = {*COMMIT_POINTS, *REPAIR_POINTS, *CLAIM_POINTS, *CREATE_POINTS, *CLOSE_POINTS}
-    assert set(POINTS) - killed == set(named("read")), "readers leave nothing behind"
+def test_every_registered_point_is_killed_at_by_a_test() -> None:
+    here = {*COMMIT_POINTS, *DURABLE_POINTS, *REPAIR_POINTS, *CLAIM_POINTS, *CREATE_POINTS, *CLOSE_POINTS}
+    assert set(POINTS) - here == set(named(*ELSEWHERE))
+    for subject, file in ELSEWHERE.items():
+        source = Path(__file__).with_name(file).read_text(encoding="utf-8")
+        assert any(f'{say}("{subject}' in source for say in ("named", "startswith")), (subject, file)

@@ -15,12 +15,14 @@ import pytest
 
 import kvs
 from kvs import layout
+from kvs.locks import range_is_held, writer_range
 from tests.kvs.children import commit, pause_in_commit
 from tests.kvs.damage import FIRST_RECORD, SMALL, flip
 from tests.kvs.processes import Child, Death
 
 KEY = "00112233445566778899aabbccddeeff"
 COMMANDS = ["get", "put", "delete", "scan", "stat", "verify"]
+TRANSFER_COMMANDS = ["dump", "load", "backup", "compact", "recover"]
 BINARY = bytes(range(256)) * 5 + b"\r\n\0\n"
 
 
@@ -238,13 +240,16 @@ def test_ctrl_c_ends_put_without_a_traceback(path: Path) -> None:
 
 
 def await_second_writer(path: Path) -> None:
-    """Until the second writer place has an owner: the command is past its imports, and waits for COMMIT."""
-    place = layout.writer_word(1) * layout.WORD
-    while not any((path / layout.index_name(0)).read_bytes()[place : place + 8]):
-        time.sleep(0.001)
+    """Until the second writer place is held: the command is past its imports, and waits for COMMIT."""
+    fd = os.open(path / "ranges.lock", os.O_RDONLY)
+    try:
+        while not range_is_held(fd, writer_range(1)):
+            time.sleep(0.001)
+    finally:
+        os.close(fd)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *TRANSFER_COMMANDS])
 def test_help_shows_an_example_and_the_exit_codes(command: str) -> None:
     text = run(command, "--help").stdout.decode()
     assert f"Example:\n    kvs {command} " in text
@@ -254,7 +259,7 @@ def test_help_shows_an_example_and_the_exit_codes(command: str) -> None:
 
 def test_help_lists_the_commands() -> None:
     text = run("--help").stdout.decode()
-    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert all(f"\n  {command} " in text for command in COMMANDS + TRANSFER_COMMANDS)
     assert "32 hex digits" in text
 
 

@@ -1,10 +1,13 @@
-"""kvs/README.md says what the code does: every table, name and example on that page is compared or run."""
+"""kvs/README.md says what the code does: every table and name on that page is compared, every example is run."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
-import struct
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,175 +15,143 @@ import pytest
 from click.testing import CliRunner
 
 import kvs
-from kvs import check, cli, errors, layout, locks, smallfile, syncpoints
+from kvs import cli, cli_base, errors, layout
+from tests.kvs.pages import Page, play
 
-PAGE = (Path(kvs.__file__).parent / "README.md").read_text(encoding="utf-8")
-STRUCT_CODES = {"s": 1, "x": 1, "Q": 8}
-
-
-def section(title: str) -> str:
-    """The text under the heading ``title``, up to the next heading."""
-    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", without_code(), re.DOTALL | re.MULTILINE)
-    assert found, f"kvs/README.md has no section {title!r}"
-    return found[1]
-
-
-def without_code() -> str:
-    """The page without its blocks of code, in which a # begins a comment and no heading."""
-    return re.sub(r"^```.*?^```$", "", PAGE, flags=re.DOTALL | re.MULTILINE)
-
-
-def table(title: str, number: int = 0) -> list[list[str]]:
-    """The rows of a section's table without its head, names without their backticks."""
-    blocks = re.findall(r"(?:^\|.*\n)+", section(title), re.MULTILINE)
-    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in blocks[number].splitlines()]
-    assert len({len(row) for row in rows}) == 1, f"a row of {title!r} has another number of cells"
-    return [[row[0].strip("`"), *row[1:]] for row in rows[2:]]
-
-
-def fields(title: str) -> list[tuple[str, int, int]]:
-    """``(name, offset, bytes)`` of a table of fields; "..." counts as 0 bytes."""
-    return [(name, int(offset), int(size.replace("...", "0"))) for name, offset, size, _ in table(title)]
-
-
-def placed(form: struct.Struct) -> list[tuple[int, int]]:
-    """``(offset, bytes)`` of each field of a struct."""
-    places, offset = [], 0
-    for count, code in re.findall(r"(\d*)([a-zA-Z])", form.format):
-        for size in [int(count or 1)] if code in "sx" else [STRUCT_CODES[code]] * int(count or 1):
-            places.append((offset, size))
-            offset += size
-    assert offset == form.size
-    return places
-
-
-def constants(prefix: str) -> dict[str, int]:
-    return {name: value for name, value in vars(layout).items() if re.match(rf"{prefix}_[A-Z_]+$", name)}
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    ("title", "prefix", "end"),
-    [
-        ("`index.0`: the header page", "H", layout.PAGE),
-        ("`index.0`: a writer place", "W", layout.WRITER_WORDS * layout.WORD),
-        ("`index.0`: an entry", "E", layout.ENTRY_BYTES),
-    ],
+PAGE = Page("README.md")
+PROSE = {"What is guaranteed"}
+"""Tables of sentences, which no program can compare."""
+SESSIONS = [
+    (title, "\n".join(re.findall(r"^```pycon\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)))
+    for title, text in re.findall(r"^#+ ([^\n]*)\n(.*?)(?=^#+ |\Z)", PAGE.text, re.DOTALL | re.MULTILINE)
+    if "```pycon" in text
+]
+"""The sessions of each section, which go on where the one before ended."""
+_OWN_PROCESS = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import kvs; from tests.kvs.pages import play;"
+    " sys.exit(play(sys.stdin.read(), {'kvs': kvs}, 'page') or None)"
 )
-def test_the_tables_of_shared_words_are_those_of_the_layout(title: str, prefix: str, end: int) -> None:
-    rows = fields(title)
-    assert {name: offset for name, offset, _ in rows} == {
-        name: word * layout.WORD for name, word in constants(prefix).items()
-    }
-    for (_, offset, size), (_, following, _) in zip(rows, [*rows[1:], ("", end, 0)], strict=True):
-        assert size > 0
-        assert size % layout.WORD == 0
-        assert offset + size <= following
 
 
-def test_the_sizes_of_wide_fields_are_those_of_the_layout() -> None:
-    sizes = {name: size for name, _, size in fields("`index.0`: the header page")}
-    wide = {name for name, size in sizes.items() if size != layout.WORD}
-    assert wide == {"H_UUID", "H_STATIC_HASH", "H_BOOT", "H_CLEAN"}
-    assert {sizes[name] for name in wide} == {16}
-    assert f"xxh3-128 of bytes 0 to {layout.STATIC_WORDS * layout.WORD - 1}" in section(
-        "`index.0`: the header page"
+@pytest.mark.parametrize(("title", "session"), SESSIONS, ids=[title for title, _ in SESSIONS])
+def test_every_session_goes_as_it_says(
+    title: str, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "os.fork()" not in session:
+        assert play(session, {"kvs": kvs}, title) == ""
+        return
+    # A process that forks should have no threads but its own.
+    root = str(Path(kvs.__file__).parent.parent)
+    command = [sys.executable, "-W", "error", "-c", _OWN_PROCESS, root]
+    done = subprocess.run(command, input=session, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_session_that_goes_otherwise_is_told() -> None:
+    assert "Expected" in play(">>> kvs.REVISIONS\n4\n", {"kvs": layout}, "wrong") + play(
+        ">>> kvs.REVISIONS\n5\n", {"kvs": layout}, "wrong"
     )
-    entry = {name: size for name, _, size in fields("`index.0`: an entry")}
-    assert entry["E_KEY"] == layout.KEY_BYTES
-    assert entry["E_TIME"] == layout.REVISIONS * layout.WORD
-    assert entry["E_PLACE"] == layout.REVISIONS * layout.ENTRY_PLACE.size
+    assert play(">>> kvs.REVISIONS\n4\n", {"kvs": layout}, "right") == ""
 
 
-def test_the_table_of_the_smallfile_header_is_that_of_its_struct() -> None:
-    rows = fields("`NNNNN.small`: the header")
-    assert [(offset, size) for _, offset, size in rows[:-1]] == placed(layout.SMALLFILE_HEADER)
-    assert rows[-1] == ("hash", layout.SMALLFILE_HEADER.size, layout.HASH_BYTES)
-    assert sum(size for _, _, size in rows) == layout.SMALLFILE_HEADER_BYTES
+def test_the_example_in_the_package_goes_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert kvs.__doc__
+    assert ">>>" in kvs.__doc__
+    assert play(kvs.__doc__, {}, "kvs") == ""
 
 
-def test_the_table_of_a_record_is_that_of_its_struct() -> None:
-    rows = fields("`NNNNN.small`: a record")
-    assert [(offset, size) for _, offset, size in rows[:-1]] == placed(layout.RECORD_HEADER)
-    dtype = layout.RECORD_DTYPE.fields
-    assert dtype is not None
-    assert [(name, offset) for name, offset, _ in rows[:-1]] == [(name, dtype[name][1]) for name in dtype]
-    assert rows[-1] == ("value", layout.RECORD_HEADER_BYTES, 0)
-    text = section("`NNNNN.small`: a record")
-    assert f"above {layout.KIND_SHIFT} bits" in text
-    for kind, name in ((layout.KIND_VALUE, "value"), (layout.KIND_REMOVAL, "removal"), (3, "commit")):
-        assert f"{kind} {name}" in text
-    assert layout.record_bytes(16) == 64
+@pytest.mark.parametrize("number", range(len(PAGE.blocks("python"))))
+def test_every_program_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(compile(PAGE.blocks("python")[number], PAGE.name, "exec"), namespace)  # noqa: S102
 
 
-def test_the_table_of_a_commit_record_is_that_of_its_struct() -> None:
-    rows = fields("`NNNNN.small`: the value of a commit record")
-    assert [(offset, size) for _, offset, size in rows] == placed(layout.COMMIT_VALUE)
-    assert [name for name, _, _ in rows if name != "reserved"] == list(layout.Commit._fields)
+def test_every_line_of_the_shell_example_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in PAGE.blocks("sh") for line in block.splitlines()]
+    used = set()
+    for line in lines:
+        data = b""
+        for stage in line.split(" | "):
+            name, *arguments = shlex.split(stage)
+            if name == "kvs":
+                result = CliRunner().invoke(cli.main, arguments, input=data)
+                assert result.exit_code == 0, f"{line}: {result.output}"
+                data = result.stdout_bytes
+                used.add(arguments[0])
+            else:
+                data = subprocess.run([name, *arguments], input=data, capture_output=True, check=True).stdout
+        if "get" in line:
+            assert data == (b"12" if "--revision" in line else b"13"), line
+    assert used == set(cli.main.commands)
 
 
-def test_magics_versions_and_flags_are_those_of_the_layout() -> None:
-    index, small = section("`index.0`: the header page"), section("`NNNNN.small`: the header")
-    assert f"`{layout.INDEX_MAGIC.to_bytes(8, 'little').decode()}`" in index
-    assert f"`{layout.SMALLFILE_MAGIC.to_bytes(8, 'little').decode()}`" in small
-    assert f"format, {layout.FORMAT_VERSION}" in index
-    assert f"format, {layout.FORMAT_VERSION}" in small
-    flags = f"{layout.FLAG_DURABLE} durable, {layout.FLAG_INTEGRITY} integrity"
-    assert f"{flags}, {layout.FLAG_CONTENT_ADDRESSED} content addressed" in index
-    assert f"above {layout.LOCATION_SHIFT} bits of offset" in section("`index.0`: an entry")
+@pytest.mark.parametrize("kind", [kvs.Store, kvs.Snapshot, kvs.Transaction])
+def test_every_method_has_an_example(kind: type) -> None:
+    own = {name for name in vars(kind) if not name.startswith("_")}
+    inherited = {"keys", "values", "items", "update", "popitem", "clear"} if kind is kvs.Store else set()
+    examples = "".join([*PAGE.blocks("python"), *PAGE.blocks("pycon")])
+    missing = {name for name in own | inherited if not re.search(rf"\.{name}\b", examples)}
+    assert not missing, f"no example of {kind.__name__} shows {missing}"
 
 
-def test_the_files_are_those_of_a_store(store_dir: Path) -> None:
-    with kvs.open(store_dir, index_capacity=100) as store:
-        store[1] = b"one"
-        names = {"NNNNN.small" if p.suffix == ".small" else p.name for p in store_dir.iterdir()}
-        assert names == {row[0] for row in table("The files")}
+def test_every_option_and_flag_of_open_has_an_example() -> None:
+    examples = "".join([*PAGE.blocks("python"), *PAGE.blocks("pycon")])
+    options = list(inspect.signature(kvs.open).parameters)
+    missing = [name for name in options[1:] if f"{name}=" not in examples]
+    assert not missing, f"no example of open shows {missing}"
+    assert re.search(r'kvs\.open\("\w+"\)', examples)  # "c" is left out
+    for flag in "rwn":
+        assert re.search(rf'kvs\.open\("\w+", "{flag}"', examples), flag
 
 
-def test_the_locks_are_at_these_bytes_and_in_this_order() -> None:
-    rows = {name: (where, order) for name, where, order, _ in table("The locks")}
-    for lock in (locks.COMPACT, locks.COMMIT):
-        assert rows[lock.name] == (f"byte {lock.start} of `ranges.lock`", str(lock.rank))
-    first = locks.writer_range(0)
-    assert rows["WRITER[i]"] == (f"byte {first.start} + i of `ranges.lock`", str(first.rank))
-    assert set(rows) == {"GATE", "COMPACT", "WRITER[i]", "COMMIT"}
+def test_the_options_are_those_of_open_with_their_defaults(store_dir: Path) -> None:
+    rows = {name: default.strip("`") for name, default, _ in PAGE.table("What is yours to decide")}
+    parameters = inspect.signature(kvs.open).parameters
+    with kvs.open(store_dir) as store:
+        created = store.stat()
+    expected = {
+        name: repr(created[name] if name in created and parameter.default is None else parameter.default)
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert rows == expected
 
 
-def test_the_steps_of_the_commit_are_those_of_the_source() -> None:
-    steps = [row[0].split()[0] for row in table("The commit")]
-    assert steps == [str(number) for number in range(12)]
-    source = (Path(kvs.__file__).parent / "transaction.py").read_text(encoding="utf-8")
-    body = source[source.index("def commit(") : source.index("def locked(")]
-    assert re.findall(r"# (\d+)\b", body) == steps
-    assert f"Up to {smallfile.VECTOR_MIN - 1} keys are published one by one" in section("The commit")
+def test_the_names_in_stat_are_these(store_dir: Path) -> None:
+    with kvs.open(store_dir) as store:
+        names = list(store.stat())
+    assert [name for row in PAGE.table("Looking at a store") for name in re.findall(r"\w+", row[0])] == names
 
 
-def test_the_invariants_are_those_that_are_checked() -> None:
-    assert dict(table("Invariants")) == check.INVARIANTS
-
-
-def test_the_sync_points_are_those_that_are_registered() -> None:
-    named = re.findall(r"`([a-z]+\.[a-z_]+)`", "".join(points for _, points in table("Sync points")))
-    assert sorted(named) == sorted(syncpoints.POINTS)
+def test_the_exit_codes_are_those_of_the_command() -> None:
+    codes = {
+        value for name, value in vars(cli_base).items() if re.fullmatch(r"EXIT_[A-Z_]+", name) and value != ""
+    }
+    assert {int(code) for code, _ in PAGE.table("From a shell")} == {
+        code for code in codes if isinstance(code, int)
+    }
 
 
 def test_the_limits_are_those_of_the_layout() -> None:
-    for name, value, _ in table("Limits"):
+    rows = PAGE.table("Limits")
+    for name, value, _ in rows:
         assert getattr(layout, name) == int(value.replace(",", "")), name
+    limits = {name for name in vars(layout) if re.fullmatch(r"[A-Z]{2,}_([A-Z]+_)*MAX", name)}
+    assert limits <= {name for name, _, _ in rows}
 
 
 def test_the_errors_are_all_that_there_are() -> None:
-    rows = table("Errors")
+    rows = PAGE.table("Errors")
     known = {
         name
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, errors.Error)
     }
-    assert [row[0] for row in rows] == sorted({row[0] for row in rows}, key=[row[0] for row in rows].index)
-    assert {row[0] for row in rows} == known
+    assert sorted(row[0] for row in rows) == sorted(known)
     assert all(getattr(kvs, name) is getattr(errors, name) for name in known)
     for name, when, _ in rows:
         for builtin in (FileNotFoundError, ValueError, OSError):
@@ -188,59 +159,38 @@ def test_the_errors_are_all_that_there_are() -> None:
             assert not said or issubclass(getattr(errors, name), builtin), name
 
 
+def test_the_errors_that_an_example_can_show_are_shown() -> None:
+    shown = set(re.findall(r"\b(\w+Error)\b", "".join(PAGE.blocks("pycon"))))
+    hard = {
+        "Error",  # never itself
+        "StorageFullError",  # wants a full disk,
+        "DurabilityError",  # a failing one,
+        "MaximumWritersError",  # 128 handles,
+        "UnsupportedPlatformError",  # another machine
+    }
+    known = {row[0] for row in PAGE.table("Errors")}
+    assert known - shown == hard
+
+
 def test_nothing_is_promised_about_modules_that_are_not_there() -> None:
     here = {path.name for path in Path(kvs.__file__).parent.glob("*.py")}
-    named = set(re.findall(r"`([a-z]+\.py)`", PAGE))
-    assert named <= here
-    assert here - named == {"__init__.py", "__main__.py"}
+    named = set(re.findall(r"`([a-z_]+\.py)`", PAGE.text))
+    assert named - here == set(), "modules that are not there"
+    assert here - named == {"__init__.py", "__main__.py"}, "modules that the page leaves out"
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_every_python_example_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    before = "" if number == 0 else "import kvs\n"
-    exec(compile(before + blocks("python")[number], "kvs/README.md", "exec"), namespace)  # noqa: S102
-
-
-def test_every_command_of_the_shell_example_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert lines
-    used = set()
-    for line in lines:
-        name, *arguments = shlex.split(line)
-        assert name == "kvs"
-        result = CliRunner().invoke(cli.main, arguments)
-        assert result.exit_code == 0, f"{line}: {result.output}"
-        used.add(arguments[0])
-    assert used == set(cli.main.commands)
+def test_the_pages_go_with_the_package() -> None:
+    package = Path(kvs.__file__).parent
+    with (package.parent / "pyproject.toml").open("rb") as file:
+        packaged = tomllib.load(file)["tool"]["setuptools"]["package-data"]["kvs"]
+    assert {path.name for path in package.glob("*.md")} <= set(packaged)
 
 
 def test_there_is_a_test_for_every_section_with_a_table() -> None:
-    with_tables = [
-        title for title in re.findall(r"^#+ (.*)$", without_code(), re.MULTILINE) if rows_in(title)
-    ]
-    assert {t for t in with_tables if t not in PROSE} == {
-        "The files",
-        "`index.0`: the header page",
-        "`index.0`: a writer place",
-        "`index.0`: an entry",
-        "`NNNNN.small`: the header",
-        "`NNNNN.small`: a record",
-        "`NNNNN.small`: the value of a commit record",
-        "The locks",
-        "The commit",
-        "Invariants",
-        "Sync points",
+    assert PAGE.titles_with_tables() - PROSE == {
+        "Looking at a store",
+        "From a shell",
+        "What is yours to decide",
         "Limits",
         "Errors",
     }
-
-
-PROSE = {"Repair", "What is guaranteed"}
-"""Tables of sentences, which no program can compare."""
-
-
-def rows_in(title: str) -> bool:
-    return "\n|" in section(title)

@@ -24,15 +24,17 @@ def le(*words: int) -> bytes:
 def record(key: bytes, length: int, tag: int, value: bytes, *, hashed: bool = True) -> bytes:
     """A record by hand: hash, key, length, tag, value, and zeros up to 64 bytes."""
     body = key + le(length, tag) + value
-    covered = body if tag >> 56 == 3 else value
+    covered = body if tag >> 56 in {3, 6} else value
     whole = (xxh3_128_digest(covered) if hashed else bytes(16)) + body
     return whole + bytes(-len(whole) % 64)
 
 
-def commit_record(uuid: bytes, time: int, begin: int, extent: bytes, counts: tuple[int, int, int]) -> bytes:
-    """A commit record by hand over ``extent``, which begins at byte ``begin``."""
+def commit_record(
+    uuid: bytes, time: int, begin: int, extent: bytes, counts: tuple[int, int, int], kind: int = 3
+) -> bytes:
+    """A commit record (or a move) by hand over ``extent``, which begins at byte ``begin`` of 00000.small."""
     value = le(begin, len(extent), *counts, 0) + xxh3_128_digest(extent) + bytes(16)
-    return record(uuid, 80, 3 << 56 | time, value)
+    return record(uuid, 80, kind << 56 | time, value)
 
 
 @pytest.mark.parametrize("integrity", [True, False])
@@ -42,14 +44,17 @@ def test_a_tiny_smallfile_byte_by_byte(store_dir: Path, integrity: bool) -> None
         del store[SECOND]
     index = (store_dir / "index.0").read_bytes()
     uuid = index[64:80]
-    head = b"kvs-smal" + le(1) + uuid + le(0, 0)
-    expected = head + xxh3_128_digest(head)
+    head = b"kvs-smal" + le(2) + uuid + le(0, (2 if integrity else 0) | 128 << 32)
+    expected = head + xxh3_128_digest(head) + bytes(64)
     extent = record(FIRST, 5, 1 << 56 | 0, b"hello", hashed=integrity)
     extent += record(SECOND, 0, 1 << 56 | 1, b"", hashed=integrity)
     assert len(extent) == 128
-    expected += extent + commit_record(uuid, 1, 64, extent, (2, 2, 2))
+    expected += extent + commit_record(uuid, 1, 128, extent, (2, 2, 2))
     extent = record(SECOND, 0, 2 << 56 | 0, b"", hashed=integrity)
     expected += extent + commit_record(uuid, 2, len(expected), extent, (1, 1, 2))
+    expected += commit_record(
+        uuid, 2, len(expected), b"", (0, 0, 0), kind=6
+    )  # the close: all up to 2 is synced
     small = (store_dir / SMALL).read_bytes()
     assert small[: len(expected)] == expected
     assert not any(small[len(expected) :]), "allocated, and zero"
@@ -63,24 +68,25 @@ def test_a_tiny_index_byte_by_byte(store_dir: Path) -> None:
     index = (store_dir / "index.0").read_bytes()
     entries = 4096 + 128 * 64
     assert len(index) == entries + 64 * 128
-    assert index[:64] == b"kvs-indx" + le(1, 2, 64, 44, 128, entries, 0)
+    assert index[:64] == b"kvs-indx" + le(2, 2, 64, 10, 128, entries, 0)
     assert index[80:112] == bytes(32)
     assert index[112:128] == xxh3_128_digest(index[:112])
     words = np.frombuffer(index, dtype="<u8")
-    named = {16: 2, 24: 0, 32: 0, 40: 2, 41: 2}
+    named = {16: 2, 24: 0, 32: 0, 36: 0, 40: 2, 41: 2, 64: 2, 65: 0, 66: 0, 67: 0, 68: 0}
     assert {word: int(words[word]) for word in named} == named
     assert index[56 * 8 : 58 * 8] == files.boot_id()
     assert open_index[58 * 8 : 60 * 8] == bytes(16), "open for writing: not clean"
-    assert index[58 * 8 : 60 * 8] == xxh3_128_digest(index[: 48 * 8] + files.boot_id())
+    covered = index[: 48 * 8] + files.boot_id() + index[64 * 8 : 4096]
+    assert index[58 * 8 : 60 * 8] == xxh3_128_digest(covered)
     place = words[512:520].tolist()
-    assert place[1:3] == [64 + (64 + 128) + (128 + 128), 0]
+    assert place[1:] == [128 + (64 + 128) + (128 + 128) + 128, 0, 0, 0, 0, 0, 0]
     used = {FIRST: (1, 2, 5, 11), SECOND: (2, 0, 1, 0)}
     for key, (first, second, first_length, second_length) in used.items():
         start = entries + (xxh3_64_intdigest(key) >> 7 & 63) * 128
         entry = index[start : start + 128]
         assert entry[:16] == key
         assert entry[16:64] == le(first, second, 0, 0, 0, 0)
-        locations = (64, 64 + 192) if key == FIRST else (64 + 192 + 64, 0)
+        locations = (128, 128 + 192) if key == FIRST else (128 + 192 + 64, 0)
         assert entry[64:96] == le(locations[0], first_length, locations[1], second_length)
         assert entry[96:] == bytes(32)
 
@@ -123,14 +129,33 @@ def test_locations_hold_the_file_and_the_offset() -> None:
 
 def test_a_commit_record_is_whole_or_nothing() -> None:
     uuid = b"0123456789abcdef"
-    commit = layout.Commit(64, 128, 2, 5, 7, b"fedcba9876543210")
+    commit = layout.Commit(128, 128, 2, 5, 7, 3, b"fedcba9876543210")
     data = layout.pack_commit(uuid, 77, *commit)
     assert layout.unpack_commit(uuid, data) == (77, commit)
     assert layout.unpack_commit(b"another store's!", data) is None
+    assert layout.unpack_commit(uuid, data, layout.KIND_MOVE) is None
     for byte in range(len(data)):
         torn = data[:byte] + bytes([data[byte] ^ 1]) + data[byte + 1 :]
         assert layout.unpack_commit(uuid, torn) is None
         assert layout.unpack_commit(uuid, data[:byte]) is None
+
+
+def test_a_bound_is_an_offset_with_a_checksum_of_its_file_and_word() -> None:
+    """A torn or stray bound is not taken for one, and zero says that there is none."""
+    stored = layout.pack_bound(7, layout.B_END, 128 + 64)
+    assert stored < 1 << 64
+    assert layout.unpack_bound(7, layout.B_END, stored) == 128 + 64
+    assert layout.unpack_bound(7, layout.B_END, 0) == 0
+    assert layout.unpack_bound(8, layout.B_END, stored) is None
+    assert layout.unpack_bound(7, layout.B_BEGIN, stored) is None
+    for bit in range(64):
+        assert layout.unpack_bound(7, layout.B_END, stored ^ 1 << bit) is None
+
+
+def test_smallfile_ids_of_two_places_never_meet() -> None:
+    stride = layout.place_stride(4)
+    ids = [place + stride * n for place in range(5) for n in range(50)]  # the fifth is that of compactions
+    assert len(set(ids)) == len(ids)
 
 
 def test_the_tables_in_the_comments_are_the_structs() -> None:
@@ -138,7 +163,7 @@ def test_the_tables_in_the_comments_are_the_structs() -> None:
     source = Path(layout.__file__).read_text(encoding="utf-8")
     tables = {
         "# Records.": layout.RECORD_HEADER_BYTES,
-        "# The value of a commit record.": layout.COMMIT_VALUE_BYTES,
+        "# The value of a commit record, and of a move (which has no counters: zero).": layout.COMMIT_VALUE_BYTES,
         "# The smallfile header.": layout.SMALLFILE_HEADER_BYTES,
     }
     for title, size in tables.items():

@@ -103,7 +103,8 @@ def test_a_value_over_the_maximum_writes_nothing(store_dir: Path, monkeypatch: p
         for write in writes:
             with pytest.raises(ValueError, match="1001 bytes: at most 1000"):
                 write()
-        assert dict(store.snapshot().items()) == {(1).to_bytes(16, "big"): bytes(1000)}
+        with store.snapshot() as snapshot:
+            assert dict(snapshot.items()) == {(1).to_bytes(16, "big"): bytes(1000)}
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
@@ -166,8 +167,9 @@ def test_key_for_hashes_any_bytes_or_text() -> None:
 
 
 def test_a_full_index_writes_nothing_and_the_store_stays_usable(store_dir: Path) -> None:
-    with kvs.open(store_dir, index_capacity=1) as store:
+    with kvs.open(store_dir, index_capacity=44, growth=False) as store:
         capacity = store.stat()["index_capacity"]
+        assert capacity == 44
         for key in range(capacity):
             store[key] = b"v"
         writes: list[Callable[[], object]] = [

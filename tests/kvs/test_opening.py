@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import kvs
-from kvs import files, layout, locks
+from kvs import files, layout, locks, syncpoints
 from kvs.layout import smallfile_name
 from tests.kvs.children import (
     commit,
@@ -25,7 +25,7 @@ from tests.kvs.children import (
     open_as_somebody_else,
     write_once,
 )
-from tests.kvs.damage import all_bytes
+from tests.kvs.damage import all_bytes, words_of
 from tests.kvs.processes import Child, Death
 
 ANOTHER_BOOT = b"another boot id."
@@ -241,10 +241,14 @@ def test_closing_gives_every_descriptor_back(store_dir: Path) -> None:
                 assert store[1] == b"v"
                 assert store.get_many([1] * 60) == [b"v"] * 60
     assert descriptors() == []
-    for name in (smallfile_name(0), layout.index_name(0)):
-        (store_dir / name).write_bytes((store_dir / name).read_bytes()[:200])
-        with pytest.raises(kvs.CorruptedStoreError):
-            kvs.open(store_dir)
+    small, index = store_dir / smallfile_name(0), store_dir / layout.index_name(0)
+    small.write_bytes(small.read_bytes()[:200])
+    with pytest.raises(kvs.CorruptedStoreError):
+        kvs.open(store_dir)
+    small.write_bytes(b"not a smallfile" * 100)
+    index.unlink()
+    with pytest.raises(kvs.CorruptedStoreError):
+        kvs.open(store_dir)
     assert descriptors() == [], "nor does a failed open keep any"
 
 
@@ -278,22 +282,39 @@ def test_a_handle_cannot_be_pickled_or_copied(store_dir: Path) -> None:
 # -- power ------------------------------------------------------------------------------------------------
 
 
-def test_after_a_reboot_a_store_that_was_not_closed_is_refused_untouched(
-    store_dir: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flag", ["r", "w", "c"])
+@pytest.mark.parametrize("durable", [False, True])
+def test_after_a_reboot_a_store_that_was_not_closed_is_rebuilt(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch, flag: str, durable: bool
 ) -> None:
-    new(store_dir).close()
+    with new(store_dir, durable=durable) as store:
+        store.put_many({1: b"before", 2: b"to go"})
     with Child(commit, store_dir, "mmap", {bytes(16): b"v"}, Death("commit.after_unlock")) as child:
         assert child.receive() == "commit.after_unlock"
         child.join()
-    before = all_bytes(store_dir)
+    with words_of(store_dir) as words:
+        words[layout.H_COMMITTED] = 77  # of unknown age: nothing in it may be believed
     monkeypatch.setattr(files, "boot_id", lambda: ANOTHER_BOOT)
-    for flag in ("r", "w", "c"):
-        with pytest.raises(kvs.CorruptedStoreError, match="restarted while the store was open for writing"):
-            kvs.open(store_dir, flag)
-    assert all_bytes(store_dir) == before
-    monkeypatch.undo()
-    with kvs.open(store_dir) as store:
-        assert store[0] == b"v"
+    with kvs.open(store_dir, flag) as store:
+        assert store.get_many([0, 1, 2]) == [b"v", b"before", b"to go"]
+        assert (store.stat()["transactions"], store.verify()) == (2, [])
+    with kvs.open(store_dir, "w") as store:
+        assert store.put_many({2: b"goes on"}) == 3
+
+
+def test_after_a_reboot_a_store_that_was_not_closed_is_not_rebuilt_under_a_writer(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a boot id of its own."""
+    with new(store_dir) as store:
+        store[1] = b"v"
+        before = all_bytes(store_dir)
+        monkeypatch.setattr(files, "boot_id", lambda: ANOTHER_BOOT)
+        with pytest.raises(kvs.LockTimeoutError, match=r"WRITER\[0\]"):
+            kvs.open(store_dir, "w")
+        assert all_bytes(store_dir) == before
+        store[1] = b"unharmed"
+        assert store.verify() == []
 
 
 @pytest.mark.parametrize("flag", ["r", "w"])
@@ -310,13 +331,18 @@ def test_after_a_reboot_a_store_that_was_closed_opens(
         assert store.verify() == []
 
 
-def test_after_a_reboot_a_store_whose_clean_mark_was_cut_short_is_refused(
-    store_dir: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["nothing", "one"])
+def test_after_a_reboot_a_store_whose_clean_mark_was_cut_short_is_rebuilt(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    new(store_dir).close()
-    with Child(open_and_close, store_dir, Death("close.before_clean"), {}) as child:
+    with new(store_dir) as store:
+        store[1] = b"v"
+    with Child(open_and_close, store_dir, Death("close.before_clean", part=part), {}) as child:
         assert child.receive() == "close.before_clean"
         child.join()
+    reached: list[str] = []
+    syncpoints.install(lambda name, *_: reached.append(name))
     monkeypatch.setattr(files, "boot_id", lambda: ANOTHER_BOOT)
-    with pytest.raises(kvs.CorruptedStoreError):
-        kvs.open(store_dir)
+    with kvs.open(store_dir) as store:
+        assert "rebuild.after_publish" in reached
+        assert (store[1], store.verify()) == (b"v", [])

@@ -164,7 +164,7 @@ def test_both_paths_find_what_is_absent_present_removed_or_asked_twice(
 @pytest.mark.parametrize("name", PATHS)
 def test_both_paths_refuse_a_key_too_many(store_dir: Path, path_of: Force, name: str) -> None:
     path_of(name)
-    with kvs.open(store_dir, index_capacity=CAPACITY) as store:
+    with kvs.open(store_dir, index_capacity=CAPACITY, growth=False) as store:
         capacity = store.stat()["index_capacity"]
         names = [kvs.key_for(f"filling {i}") for i in range(capacity + 1)]
         store.put_many(dict.fromkeys(names[1:30], b"x"))

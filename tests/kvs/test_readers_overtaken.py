@@ -86,8 +86,6 @@ def test_a_snapshot_that_is_overtaken_gives_its_own_value_or_is_too_old(
     writer: kvs.Store, reader: kvs.Store, names: list[bytes], point: str, age: int
 ) -> None:
     """``age`` commits take all that the oldest ``age`` revisions had: the last one is the snapshot's."""
-    snapshot = reader.snapshot()
-    snapshot.transaction_counter = age
     overtaken = []
 
     def overtake() -> None:
@@ -95,12 +93,14 @@ def test_a_snapshot_that_is_overtaken_gives_its_own_value_or_is_too_old(
             writer.put_many(dict.fromkeys(names, b"later %d" % time))
         overtaken.append(True)
 
-    once_at(point, overtake)
-    with contextlib.suppress(kvs.SnapshotTooOldError):
-        assert read(snapshot, names) == {b"%d" % (age - 1)}
-    assert overtaken
-    with pytest.raises(kvs.SnapshotTooOldError):
-        read(snapshot, names)
+    with reader.snapshot() as snapshot:
+        snapshot.transaction_counter = age
+        once_at(point, overtake)
+        with contextlib.suppress(kvs.SnapshotTooOldError):
+            assert read(snapshot, names) == {b"%d" % (age - 1)}
+        assert overtaken
+        with pytest.raises(kvs.SnapshotTooOldError):
+            read(snapshot, names)
 
 
 @pytest.mark.parametrize("half_way", HALF_WAY)
@@ -109,10 +109,12 @@ def test_what_is_not_committed_yet_is_never_read(
     writer: kvs.Store, reader: kvs.Store, names: list[bytes], point: str, half_way: str
 ) -> None:
     """The publisher overwrites the oldest revision, which the snapshot reads, and stops half-way."""
-    snapshot = reader.snapshot()
-    snapshot.transaction_counter = 1
     changes = dict.fromkeys(names, b"4")
-    with Child(step_through_commit, writer.path, changes, ["publish.before_busy", half_way]) as publisher:
+    with (
+        reader.snapshot() as snapshot,
+        Child(step_through_commit, writer.path, changes, ["publish.before_busy", half_way]) as publisher,
+    ):
+        snapshot.transaction_counter = 1
         assert publisher.receive() == "publish.before_busy"
 
         def overtake() -> None:
@@ -124,7 +126,8 @@ def test_what_is_not_committed_yet_is_never_read(
             assert read(snapshot, names) == {b"0"}
         assert read(reader, names) == {b"3"}
         assert len(reader) == len(names)
-        assert list(reader.snapshot().items()) == [(name, b"3") for name in reader]
+        with reader.snapshot() as newest:
+            assert list(newest.items()) == [(name, b"3") for name in reader]
         publisher.send()
         assert publisher.receive() == "committed"
         assert read(reader, names) == {b"4"}

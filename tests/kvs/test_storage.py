@@ -100,27 +100,29 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on(small_disk: Path, io
         assert store.get_many([1, 3]) == [bytes(70_000), b"another's"]
 
 
-def test_a_full_disk_is_a_clear_error_of_creating_and_of_opening(small_disk: Path) -> None:
+def test_a_full_disk_is_a_clear_error_of_creating_and_of_a_first_commit(small_disk: Path) -> None:
     kvs.open(small_disk / "store", index_capacity=500).close()
     kvs.open(small_disk / "store").close()
     ballast = fill(small_disk)
     with pytest.raises(kvs.StorageFullError):
         kvs.open(small_disk / "another", index_capacity=500)
-    first = kvs.open(small_disk / "store")
-    with pytest.raises(kvs.StorageFullError):
-        kvs.open(small_disk / "store", "w")  # a second writer needs a smallfile of its own
-    kvs.open(small_disk / "store", "r").close()
-    ballast.unlink()
-    with kvs.open(small_disk / "store", "w") as second:
+    with kvs.open(small_disk / "store") as first, kvs.open(small_disk / "store", "w") as second:
+        for store in (first, second, first):
+            with pytest.raises(kvs.StorageFullError):
+                store[1] = b"needs a smallfile of its own"
+        kvs.open(small_disk / "store", "r").close()
+        assert (len(first), first.verify()) == (0, [])
+        ballast.unlink()
         second[1] = b"v"
         assert first[1] == b"v"
+        first[2] = b"w"
+        assert second[2] == b"w"
         assert first.verify() == []
-    first.close()
     kvs.open(small_disk / "another", index_capacity=500).close()
 
 
 @pytest.mark.parametrize("io", ["mmap", "append"])
-def test_a_failed_sync_is_no_commit_and_the_handle_refuses_more(
+def test_a_failed_sync_is_no_commit_that_is_seen_and_the_handle_refuses_more(
     store_dir: Path, monkeypatch: pytest.MonkeyPatch, io: str
 ) -> None:
     def fail(fd: int) -> None:
@@ -128,24 +130,45 @@ def test_a_failed_sync_is_no_commit_and_the_handle_refuses_more(
 
     with kvs.open(store_dir, "n", durable=True, index_capacity=500) as other:
         other[1] = b"acknowledged"
-        store = kvs.open(store_dir, "w", io=io)
-        monkeypatch.setattr(os, "fdatasync", fail)
-        with pytest.raises(kvs.DurabilityError, match="Input/output error") as caught:
-            store.put_many({1: b"lost", 2: b"lost"})
-        assert caught.value.path == str(store_dir / "00001.small")
-        monkeypatch.undo()
-        for reader in (store, other):
-            assert reader.get_many([1, 2]) == [b"acknowledged", None]
-        with pytest.raises(kvs.DurabilityError):
-            store[3] = b"refused, although the device is well again"
-        assert other.put_many({3: b"another handle goes on"}) == 2
-        assert store[3] == b"another handle goes on"
-        assert other.verify() == []
-        store.close()
+        with kvs.open(store_dir, "w", io=io) as store:
+            store[4] = b"acknowledged too"
+            monkeypatch.setattr(os, "fdatasync", fail)
+            with pytest.raises(kvs.DurabilityError, match="Input/output error") as caught:
+                store.put_many({1: b"in doubt", 2: b"in doubt"})
+            assert caught.value.path == str(store_dir / "00001.small")
+            monkeypatch.undo()
+            for reader in (store, other):
+                assert reader.get_many([1, 2, 4]) == [b"acknowledged", None, b"acknowledged too"]
+            with pytest.raises(kvs.DurabilityError):
+                store[3] = b"refused, although the device is well again"
+            assert other.put_many({3: b"another handle goes on"}) == 4, "and syncs what is in doubt before"
+            for reader in (store, other):
+                assert reader.get_many([1, 2, 3]) == [b"in doubt", b"in doubt", b"another handle goes on"]
+            assert other.verify() == []
     with kvs.open(store_dir) as again:
         again[2] = b"opened again"
-        assert again.get_many([1, 2, 3]) == [b"acknowledged", b"opened again", b"another handle goes on"]
+        assert again.get_many([1, 2, 3]) == [b"in doubt", b"opened again", b"another handle goes on"]
         assert again.verify() == []
+
+
+@pytest.mark.parametrize("io", ["mmap", "append"])
+def test_a_sync_that_failed_in_the_only_handle_is_made_good_by_whoever_opens_next(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch, io: str
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with kvs.open(store_dir, "n", durable=True, io=io, index_capacity=500) as store:
+        store[1] = b"acknowledged"
+        monkeypatch.setattr(os, "fdatasync", fail)
+        with pytest.raises(kvs.DurabilityError):
+            store[1] = b"in doubt"
+        monkeypatch.undo()
+        assert store[1] == b"acknowledged"
+    with kvs.open(store_dir) as store:
+        store[2] = b"next"
+        assert store.get_many([1, 2]) == [b"in doubt", b"next"]
+        assert store.verify() == []
 
 
 def test_a_store_that_is_not_durable_does_not_sync_to_commit(
@@ -153,14 +176,12 @@ def test_a_store_that_is_not_durable_does_not_sync_to_commit(
 ) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
-    with kvs.open(store_dir, "n", index_capacity=500) as store:
-        opened = len(synced)
-        store[1] = b"v"
-        assert len(synced) == opened
-    with kvs.open(store_dir, "n", durable=True, index_capacity=500) as store:
-        opened = len(synced)
-        store[1] = b"v"
-        assert len(synced) == opened + 1
+    for durable in (False, True):
+        with kvs.open(store_dir, "n", durable=durable, index_capacity=500) as store:
+            store[1] = b"in a new smallfile"
+            before = len(synced)
+            store[1] = b"v"
+            assert len(synced) == before + durable
 
 
 def test_a_failed_sync_while_closing_leaves_the_store_unclean_but_whole(
