@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -118,6 +118,7 @@ class Result(msgspec.Struct, kw_only=True):
     handoff: list[Handoff]
 
 
+_Contender = TypeVar("_Contender")
 Step = Callable[[str], None]
 """Told what is done next, outside of every timed section."""
 
@@ -172,8 +173,8 @@ def timed(call: Callable[[Any], object], chunks: Sequence[Any], seconds: float) 
         gc.enable()
 
 
-def rotated(contenders: Sequence[Engine], turn: int) -> list[Engine]:
-    """The engines in the order of this turn."""
+def rotated(contenders: Sequence[_Contender], turn: int) -> list[_Contender]:
+    """The contenders in the order of this turn."""
     first = turn % len(contenders)
     return [*contenders[first:], *contenders[:first]]
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.bench_checkers_job import Job, Measured
+from harness.bench_report import Floor, at_least, at_most, judge
 from harness.bench_schedules import machine, pinned, versions
 from harness.errors import HarnessError, UsageError
 from harness.verdict import Outcome
@@ -75,16 +76,6 @@ class Row(msgspec.Struct, kw_only=True):
     right: bool
 
 
-class Floor(msgspec.Struct, kw_only=True):
-    """What was asked for in words, what was measured, the limit, and whether it was kept (``None``: not measured)."""
-
-    name: str
-    measured: float | None
-    limit: float
-    unit: str
-    met: bool | None
-
-
 class Report(msgspec.Struct, kw_only=True):
     """One run of the benchmark; what the JSON file holds. ``missing``: what was not measured, and why."""
 
@@ -132,7 +123,7 @@ def measure(
         [] if histories else ["the recorded histories were not measured: no directory of them was given"]
     )
     return Report(
-        outcome=_outcome(floors),
+        outcome=judge(floors),
         command=shlex.join(["harness", *sys.argv[1:]]),
         started=started,
         seconds=time.monotonic() - began,
@@ -228,15 +219,15 @@ def judged(rows: Sequence[Row]) -> list[Floor]:
     order = [row for row in rows if row.what == "commit_order" and row.size >= 100_000]
     files = [row for row in rows if row.what == "recorded"]
     floors = [
-        _least("list-append at 10^6", million.rate if million else None, 100_000, "transactions/s"),
-        _most("list-append at 10^6, memory", million.peak_mb if million else None, 2_000, "MB"),
-        _most(
+        at_least("list-append at 10^6", million.rate if million else None, 100_000, "transactions/s"),
+        at_most("list-append at 10^6, memory", million.peak_mb if million else None, 2_000, "MB"),
+        at_most(
             "list-append, cost of one at 10^6 / at 10^5",
             million.each_us / before.each_us if million and before else None,
             1.5,
             "",
         ),
-        _least(
+        at_least(
             "commit order, from 10^5",
             min(row.rate for row in order) if order else None,
             300_000,
@@ -244,29 +235,11 @@ def judged(rows: Sequence[Row]) -> list[Floor]:
         ),
     ]
     etcd = [row.median_s for row in files if "etcd" in row.name]
-    floors.append(_most("etcd logs together", etcd[0] if etcd else None, 1.0, "s"))
+    floors.append(at_most("etcd logs together", etcd[0] if etcd else None, 1.0, "s"))
     slowest = max((row.median_s for row in files if row.name.startswith("kv/")), default=None)
-    floors.append(_most("kv/c10-*, each", slowest, 2.0, "s"))
+    floors.append(at_most("kv/c10-*, each", slowest, 2.0, "s"))
     right = sum(row.right for row in rows)
-    return [*floors, _least("verdicts that are right", right, len(rows), "")]
-
-
-def _least(name: str, measured: float | None, limit: float, unit: str) -> Floor:
-    met = None if measured is None else measured >= limit
-    return Floor(name=name, measured=measured, limit=limit, unit=unit, met=met)
-
-
-def _most(name: str, measured: float | None, limit: float, unit: str) -> Floor:
-    met = None if measured is None else measured <= limit
-    return Floor(name=f"{name}, at most", measured=measured, limit=limit, unit=unit, met=met)
-
-
-def _outcome(floors: Sequence[Floor]) -> Outcome:
-    """A missed floor is a violation; otherwise one that was not measured is unknown."""
-    met = [each.met for each in floors]
-    if False in met:
-        return Outcome.VIOLATION
-    return Outcome.UNKNOWN if None in met else Outcome.OK
+    return [*floors, at_least("verdicts that are right", right, len(rows), "")]
 
 
 def draw_growth(report: Report, path: Path) -> None:

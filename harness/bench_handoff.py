@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from harness import bench_engines as engines
+from harness.bench_children import Crew
 from harness.bench_engines import Engine
-from harness.errors import HarnessError
 
 PROCESSES: Final = 8
-_ANSWER_TIMEOUT_S: Final = 120.0
 _KEYS: Final = 1000  # of each process
 _VALUE_BYTES: Final = 16
 
@@ -37,36 +35,26 @@ def handoff(engine: type[Engine], directory: Path, seconds: float, seed: int) ->
     """Eight processes put single keys into one store for ``seconds``. Lock waits poll, so this is where a
     bad hand-off shows: as few commits, or as one process that waits while the others go on.
     """
-    import multiprocessing
-
     engine(directory, keys=_KEYS * PROCESSES, value_bytes=_VALUE_BYTES, create=True).close()
-    context = multiprocessing.get_context("spawn")  # nobody inherits a lock, a map or a thread
-    pipes, processes = [], []
-    # A Ctrl-C goes to the whole process group: the children inherit the mask and leave it to the parent.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for number in range(PROCESSES):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, engine.__name__, str(directory), f"{seed}/{number}")
-            process = context.Process(target=_hammer, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            pipes.append(ours)
-            processes.append(process)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for pipe in pipes:
-            _answer(pipe, engine)  # it is ready
+    with Crew() as crew:
+        children = [
+            crew.add(
+                f"a writer process of {engine.name}",
+                _hammer,
+                engine.__name__,
+                str(directory),
+                f"{seed}/{number}",
+            )
+            for number in range(PROCESSES)
+        ]
+        for child in children:
+            child.answer()  # it is ready
         begin = time.monotonic() + 0.05
-        for pipe in pipes:
-            pipe.send((begin, begin + seconds))
-        waits: list[list[float]] = [_answer(pipe, engine) for pipe in pipes]
-        for process in processes:
-            process.join(_ANSWER_TIMEOUT_S)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for process in processes:
-            process.kill()
-            process.join()
+        for child in children:
+            child.send((begin, begin + seconds))
+        waits: list[list[float]] = [child.answer() for child in children]
+        for child in children:
+            child.end()
     every = sorted(wait for each in waits for wait in each)
     return Handoff(
         engine=engine.name,
@@ -80,37 +68,22 @@ def handoff(engine: type[Engine], directory: Path, seconds: float, seed: int) ->
     )
 
 
-def _answer(pipe: Any, engine: type[Engine]) -> Any:
-    try:
-        if pipe.poll(_ANSWER_TIMEOUT_S):
-            answer = pipe.recv()
-            if not isinstance(answer, str):
-                return answer
-            raise HarnessError(f"a writer process of {engine.name} failed: {answer}")
-    except EOFError:
-        pass
-    raise HarnessError(f"a writer process of {engine.name} ended, or says nothing any more")
-
-
 def _hammer(pipe: Any, engine: str, directory: str, seed: str) -> None:
     """One writer process: answers that it is ready, then with how long each of its puts took."""
-    try:
-        store = engines.by_name(engine)(
-            Path(directory), keys=_KEYS * PROCESSES, value_bytes=_VALUE_BYTES, create=False
-        )
-        rng = random.Random(seed)
-        pairs = [(key, key) for key in (rng.randbytes(16) for _ in range(_KEYS))]
-        pipe.send(None)
-        begin, end = pipe.recv()
-        time.sleep(max(0.0, begin - time.monotonic()))
-        waits: list[float] = []
+    store = engines.by_name(engine)(
+        Path(directory), keys=_KEYS * PROCESSES, value_bytes=_VALUE_BYTES, create=False
+    )
+    rng = random.Random(seed)
+    pairs = [(key, key) for key in (rng.randbytes(16) for _ in range(_KEYS))]
+    pipe.send(None)
+    begin, end = pipe.recv()
+    time.sleep(max(0.0, begin - time.monotonic()))
+    waits: list[float] = []
+    now = time.monotonic()
+    while now < end:
+        started = now
+        store.puts([pairs[len(waits) % _KEYS]])
         now = time.monotonic()
-        while now < end:
-            started = now
-            store.puts([pairs[len(waits) % _KEYS]])
-            now = time.monotonic()
-            waits.append(now - started)
-        store.close()
-        pipe.send(waits)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
-        pipe.send(f"{type(error).__name__}: {error}")
+        waits.append(now - started)
+    store.close()
+    pipe.send(waits)

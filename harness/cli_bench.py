@@ -1,11 +1,12 @@
-"""The command ``harness bench``: the store beside its peers, the harness beside its own, or the checkers."""
+"""The command ``harness bench``: the store beside its peers or alone, the harness beside its own, or the checkers."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -22,12 +23,24 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
 
 @click.command(
     epilog="\b\nExamples:\n  harness bench --keys 100000 --out /tmp/bench.json\n  harness bench --harness\n"
-    "  harness bench --checkers"
+    "  harness bench --checkers\n  harness bench --durable --dir /var/tmp\n  harness bench --housekeeping\n"
+    "  harness bench --large --keys 2000000"
 )
 @click.option(
     "--harness", "schedules", is_flag=True, help="Measure the harness: complete schedules per second."
 )
 @click.option("--checkers", is_flag=True, help="Measure the checkers: transactions per second, and memory.")
+@click.option(
+    "--durable", is_flag=True, help="Measure durable puts beside LMDB, by one process and by eight."
+)
+@click.option(
+    "--housekeeping", is_flag=True, help="Measure what compaction gives back, and whom it and growth disturb."
+)
+@click.option(
+    "--large",
+    is_flag=True,
+    help="Take ten million keys through every step; memory, reopening, repair, rebuild.",
+)
 @click.option(
     "--histories",
     type=click.Path(path_type=Path, file_okay=False),
@@ -36,36 +49,41 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
 @click.option(
     "--keys",
     type=click.IntRange(BATCH, 1 << 28),
-    default=1_000_000,
-    show_default=True,
-    help="Keys in each store.",
+    help="Keys in each store.  [default: 1000000, with --durable 100000, with --large 10000000]",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 1000), help="[default: 15, with --harness 9, with --checkers 3]"
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    help="[default: 15, with --harness or --durable 9, with --checkers 3, else 5]",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 600, min_open=True),
-    help="Most time of one contender in one cell of one round.  [default: 0.25, with --harness 2]",
+    help="Most time of one contender in one cell of one round.  [default: 0.25, with --harness 2, with --durable 0.7,"
+    " with --housekeeping 0.5]",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Decides keys and values.")
 @click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
-    help="Parent of the stores.  [default: /dev/shm if it has room, else the temporary directory]",
+    help="Parent of the stores.  [default: /dev/shm if it has room, else the temporary directory; with --durable,"
+    " --housekeeping and --large results/runs, which belongs on a disk]",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON.  [default: bench.json, bench-harness.json or bench-checkers.json in results]",
+    help="JSON.  [default: bench.json or bench-WHAT.json in results]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
 def bench(
     schedules: bool,
     checkers: bool,
+    durable: bool,
+    housekeeping: bool,
+    large: bool,
     histories: Path | None,
-    keys: int,
+    keys: int | None,
     rounds: int | None,
     seconds: float | None,
     seed: int,
@@ -75,12 +93,21 @@ def bench(
 ) -> int:
     """Measure kvs beside SQLite and (where installed) LMDB: interleaved rounds, medians and ratios.
 
-    Ends with 0 if kvs meets every floor against LMDB, 1 if it misses one, 3 if LMDB is not installed. With --harness:
-    complete schedules per second on one core, simulated and over real processes, beside frontrun where installed. With
-    --checkers: histories from a thousand to a million transactions; the growth is drawn beside the JSON.
+    Ends with 0 if kvs meets every floor, 1 if it misses one, 3 if one could not be compared (LMDB is not installed, or
+    there were too few keys). With --harness: complete schedules per second on one core, simulated and over real
+    processes, beside frontrun where installed. With --checkers: histories from a thousand to a million transactions;
+    the growth is drawn beside the JSON. --durable, --housekeeping and --large put a page of Markdown beside it.
     """
-    if schedules and checkers:
-        raise UsageError("--harness and --checkers measure different things: name one of them")
+    named = {
+        "--harness": schedules,
+        "--checkers": checkers,
+        "--durable": durable,
+        "--housekeeping": housekeeping,
+        "--large": large,
+    }
+    asked = [name for name, given in named.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} measure different things: name one of them")
     if histories is not None and not checkers:
         raise UsageError("--histories goes with --checkers")
     if checkers:
@@ -88,14 +115,54 @@ def bench(
     if schedules:
         path = _writable(out or HARNESS_RESULTS)
         return _finish(*_schedules(rounds or 9, seconds or 2.0, seed, path), as_json=as_json)
+    if asked:
+        options = _Options(rounds, seconds, keys, seed, directory)
+        return _finish(*_on_disk(asked[0].removeprefix("--"), options, out), as_json=as_json)
     path = _writable(out or RESULTS)
-    settings = Settings(keys=keys, rounds=rounds or 15, cell_seconds=seconds or 0.25, seed=seed)
+    settings = Settings(keys=keys or 1_000_000, rounds=rounds or 15, cell_seconds=seconds or 0.25, seed=seed)
     with progress(steps(settings)) as step:
         result = conduct(settings, directory, step)
     return _finish(result, print_result, path, as_json=as_json)
 
 
+class _Options(NamedTuple):
+    """What the parts that measure on a disk are told; ``None``: as they like."""
+
+    rounds: int | None
+    seconds: float | None
+    keys: int | None
+    seed: int
+    directory: Path | None
+
+
 Print = Callable[["Console", Any], None]
+
+
+def _on_disk(what: str, options: _Options, out: Path | None) -> tuple[Any, Print, Path]:
+    """The part of that name, and its page of Markdown."""
+    from harness import bench_report
+
+    part = import_module(f"harness.bench_{what}")
+    path = out or part.RESULTS
+    bench_report.place(options.directory, disk=part.NEEDS_DISK)
+    _writable(path)
+    rounds = options.rounds or part.ROUNDS
+    with progress(part.steps(rounds)) as step:
+        result = part.measure(
+            rounds=rounds,
+            seconds=options.seconds or part.SECONDS,
+            keys=options.keys or part.KEYS,
+            seed=options.seed,
+            directory=options.directory,
+            step=step,
+        )
+    tables = part.tables(result)
+    path.with_suffix(".md").write_text(bench_report.page(part.TITLE, result, tables), encoding="utf-8")
+
+    def show(console: Console, report: Any) -> None:
+        bench_report.print_result(console, report, tables)
+
+    return result, show, path
 
 
 def _schedules(rounds: int, seconds: float, seed: int, out: Path) -> tuple[Any, Print, Path]:
