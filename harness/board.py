@@ -7,13 +7,21 @@ aligned native 8-byte load or store through ``memoryview.cast("Q")`` and has exa
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
+
+import msgspec
+
+from harness.checkers.space import Sample
 
 _WORD_BYTES: Final = 8
 _HEADER_WORDS: Final = 8
-_STOP, _VIOLATION = 0, 1
+_STOP, _VIOLATION, _DISK = 0, 1, 2
 
 # One slot:  word  what                              written by
 #            0     process that plays the slot        supervisor, before the fork
@@ -27,15 +35,18 @@ _STOP, _VIOLATION = 0, 1
 #            7     last commit, ns                    worker
 #            8     bytes written                      worker
 #            9     it has resolved what it was given  worker
-#            10... hits of each sync point            worker
+#            10    bytes that the store needs, as     worker
+#                  its last housekeeping found
+#            11    when it found that, ns             worker
+#            12... hits of each sync point            worker
 _PROCESS, _PHASE, _POINT, _STANDING, _STOPPED_AT = range(5)
-_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _RESOLVED, _HITS = range(5, 11)
+_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _RESOLVED, _NEEDED, _NEEDED_AT, _HITS = range(5, 13)
 
 PHASES: Final = ("none", "opening", "working", "closing", "closed")
 
 
 class Board:
-    """The whole map: two flags and ``slots`` slots, each with a hit counter per sync point of ``points``."""
+    """The whole map: two flags, the store's size, and ``slots`` slots, each with a hit counter per sync point."""
 
     def __init__(self, slots: int, points: Sequence[str]) -> None:
         self.points = tuple(points)
@@ -64,6 +75,30 @@ class Board:
     def set_violation(self) -> None:
         """Said by a worker after its history holds the violation. Any number of them may store the same 1."""
         self._words[_VIOLATION] = 1
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the store took when the supervisor last looked."""
+        return self._words[_DISK]
+
+    def set_disk_bytes(self, byte_count: int) -> None:
+        """Said by the supervisor."""
+        self._words[_DISK] = byte_count
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the store needed when somebody last found out, 0 before that."""
+        return max((slot.words[_NEEDED_AT], slot.words[_NEEDED]) for slot in self.slots)[1]
+
+    @property
+    def commits(self) -> int:
+        """Writes committed, all slots together."""
+        return sum(slot.words[_COMMITS] for slot in self.slots)
+
+    @property
+    def byte_count(self) -> int:
+        """About how many bytes all slots together began to write."""
+        return sum(slot.words[_BYTES] for slot in self.slots)
 
     def hits(self) -> dict[str, int]:
         """How often each sync point was reached so far, all slots together."""
@@ -149,6 +184,11 @@ class Slot:
             self.words[_COMMITS] += 1
             self.words[_COMMITTED_AT] = commit_ns
 
+    def needs(self, byte_count: int, now_ns: int) -> None:
+        """Said by the worker: the store needs so many bytes now."""
+        self.words[_NEEDED] = byte_count
+        self.words[_NEEDED_AT] = now_ns
+
     @property
     def operations(self) -> int:
         """Operations completed in this slot."""
@@ -168,3 +208,35 @@ class Slot:
     def byte_count(self) -> int:
         """About how many bytes this slot began to write."""
         return self.words[_BYTES]
+
+
+class Gauge:
+    """Measures a store's directory from outside, tells the board, and writes down what it finds."""
+
+    def __init__(self, board: Board, store: Path, path: Path) -> None:
+        self._board = board
+        self._store = store
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def sample(self, needed_bytes: int | None = None) -> None:
+        """Add one sample; ``needed_bytes`` if it is the last one, else what housekeepers last found."""
+        board, sizes = self._board, _sizes(self._store)
+        board.set_disk_bytes(sum(sizes))
+        final = needed_bytes is not None
+        needed = board.needed_bytes if needed_bytes is None else needed_bytes
+        sample = Sample(time.monotonic_ns(), sum(sizes), needed, board.byte_count, len(sizes), final)
+        os.write(self._fd, msgspec.json.encode(sample) + b"\n")
+
+    def close(self) -> None:
+        """Close the file; nothing is lost by not calling it."""
+        os.close(self._fd)
+
+
+def _sizes(directory: Path) -> list[int]:
+    """What every file of a directory takes on the medium, in bytes."""
+    sizes = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                sizes.append(entry.stat().st_blocks * 512)
+    return sizes

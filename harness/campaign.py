@@ -23,10 +23,10 @@ import msgspec
 
 from harness import engines, workloads
 from harness.board import Board
-from harness.engines.base import Engine
+from harness.engines.base import SLOW_SECONDS, Compacting, Engine, Eventful, Rebuilding
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, Limits, Plan
-from harness.supervisor import Status, Supervisor
+from harness.supervisor import Status, Supervisor, roles
 from harness.verdict import Outcome
 from harness.worker import Scene
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 RUNS: Final = Path("results") / "runs"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a file system in memory, and the directory in it has a name of its own
 _FREE_BYTES_MIN: Final = 2 << 30
+_DISK_BYTES_MAX: Final = 512 << 20
+"""What a store that gives space back may take before large writes are left out."""
+_SMALL_SHARE: Final = 0.5
+"""The part of a run at whose beginning such a store is spared them."""
 
 
 class Ran(NamedTuple):
@@ -66,8 +70,8 @@ def check_plan(plan: Plan) -> None:
     """
     if plan.writers < 1:
         raise UsageError("a campaign needs at least one writer")
-    if min(plan.readers, plan.auditors) < 0:
-        raise UsageError("there cannot be less than no readers or auditors")
+    if min(plan.readers, plan.auditors, plan.housekeepers) < 0:
+        raise UsageError("there cannot be less than no readers, auditors or housekeepers")
     if not 0 < plan.seconds < math.inf:
         raise UsageError("--seconds: a campaign needs a time that is greater than zero and ends")
     for fault in plan.faults:
@@ -121,8 +125,9 @@ def carry_out(
     if store_dir is not None and not os.access(store_dir, os.W_OK | os.X_OK):
         raise UsageError(f"--store-dir: no store can be made in {store_dir}")
     engine = engines.load(plan.engine)
-    board = Board(plan.writers + plan.readers + plan.auditors + 1, sorted(engine.points()))
-    loads = workloads.make(plan.workloads, plan.seconds, _volume_of(board))
+    board = Board(len(roles(plan, engine)) + 1, sorted(engine.points()))
+    volume = _volume_of(board, plan, compacting=isinstance(engine, Compacting))
+    loads = workloads.make(plan.workloads, plan.seconds, volume, lambda: board.commits)
     run_dir = _new_run_dir(out)
     store = _new_store_dir(run_dir, store_dir)
     try:
@@ -148,30 +153,51 @@ def environment(engine: Engine, store: Path, command: str) -> dict[str, str]:
         "engine": engine.name,
         "store": str(store),
         "store_file_system": _file_system(store),
-        "required_points": ",".join(sorted(engine.required_points())),
         "dense_sequences": "yes" if engine.dense else "no",
+        "compacts": "yes" if isinstance(engine, Compacting) else "no",
+        "rebuilds": "yes" if isinstance(engine, Rebuilding) else "no",
+        "milestones": _milestones(engine),
         "threads_before_fork": str(len(list(Path("/proc/self/task").iterdir()))),
     }
     facts.update({f"version_{name}": version for name, version in engine.versions().items()})
     return facts
 
 
+def _milestones(engine: Engine) -> str:
+    """What has to happen in a run, and the sync points that count it."""
+    promised = engine.milestones if isinstance(engine, Eventful) else {}
+    return ",".join(f"{what}={point}" for what, point in promised.items())
+
+
 def _promise(engine: Engine, plan: Plan) -> dict[str, str]:
-    """The longest stall that the engine promises, unless the plan says another one than the default."""
-    if engine.stall_s is None or plan.limits.stall_s != Limits().stall_s:
-        return {}
-    return {"stall_s": str(engine.stall_s)}
+    """What the verdict asks of this run: the sync points to have killed at, and the longest stall that the engine
+    promises, unless the plan says another one than the default.
+    """
+    slow = engine.slow_points if isinstance(engine, Eventful) and plan.seconds < SLOW_SECONDS else frozenset()
+    promised = {"required_points": ",".join(sorted(engine.required_points() - slow))}
+    if engine.stall_s is not None and plan.limits.stall_s == Limits().stall_s:
+        promised["stall_s"] = str(engine.stall_s)
+    return promised
 
 
-def _volume_of(board: Board) -> Callable[[], float]:
-    """How many bytes may still be written, from what the slots of ``board`` say they wrote."""
+def _volume_of(board: Board, plan: Plan, *, compacting: bool) -> Callable[[], float]:
+    """How many bytes may still be written before large writes are left out.
+
+    A store that keeps its space may be written so much for every second. One that gives it back may take so much; and
+    it is spared large writes for a part of the run, because an index that is small grows often.
+    """
     began = time.monotonic()
 
-    def volume() -> float:
+    def kept() -> float:
         allowed = workloads.VOLUME_FREE_BYTES + workloads.VOLUME_BYTES_PER_S * (time.monotonic() - began)
-        return allowed - sum(slot.byte_count for slot in board.slots)
+        return allowed - board.byte_count
 
-    return volume
+    def given_back() -> float:
+        if time.monotonic() - began < plan.seconds * _SMALL_SHARE:
+            return 0.0
+        return float(_DISK_BYTES_MAX - board.disk_bytes)
+
+    return given_back if compacting else kept
 
 
 def _new_run_dir(out: Path) -> Path:

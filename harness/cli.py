@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import cli_bench, cli_check, cli_explore, engines
+from harness.engines.base import SLOW_SECONDS, Eventful
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, WORKLOADS, Limits, Plan
 from harness.verdict import Outcome
@@ -62,6 +63,13 @@ def cli() -> None:
 @click.option("--writers", type=click.IntRange(1, 64), default=4, show_default=True)
 @click.option("--readers", type=click.IntRange(0, 64), default=2, show_default=True)
 @click.option("--auditors", type=click.IntRange(0, 8), default=1, show_default=True)
+@click.option(
+    "--housekeepers",
+    type=click.IntRange(0, 8),
+    default=2,
+    show_default=True,
+    help="Only where the engine has chores for them (kvs: compaction).",
+)
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
 @click.option(
     "--seed", type=click.IntRange(0), help="Decides workloads, faults and victims.  [default: random]"
@@ -86,6 +94,7 @@ def run(
     writers: int,
     readers: int,
     auditors: int,
+    housekeepers: int,
     seconds: float,
     seed: int | None,
     faults: str,
@@ -112,6 +121,7 @@ def run(
         writers=writers,
         readers=readers,
         auditors=auditors,
+        housekeepers=housekeepers,
         seconds=seconds,
         limits=Limits() if stall_s is None else Limits(stall_s=stall_s),
         bug=bug,
@@ -140,13 +150,18 @@ def run(
 @click.option("--engine", default="kvs", show_default=True, help="kvs, sqlite, or your own module:Class.")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def points(engine: str, as_json: bool) -> int:
-    """List every sync point of an engine with its meaning; those that a campaign must kill at are marked."""
+    """List every sync point of an engine with its meaning; those that a campaign must kill at are marked.
+
+    Some are reached so seldom that only a run of two minutes or more must have killed at each of them.
+    """
     loaded = engines.load(engine)
     required = loaded.required_points()
+    slow = loaded.slow_points if isinstance(loaded, Eventful) else frozenset[str]()
+    marks = dict.fromkeys(required, "yes") | dict.fromkeys(required & slow, f"from {SLOW_SECONDS:.0f} s")
     if as_json:
         _print_json(
             [
-                {"point": point, "meaning": meaning, "required": point in required}
+                {"point": point, "meaning": meaning, "required": point in required, "slow": point in slow}
                 for point, meaning in loaded.points().items()
             ]
         )
@@ -156,9 +171,9 @@ def points(engine: str, as_json: bool) -> int:
         return 0
     table = Table(box=None, pad_edge=False)
     for heading in ("point", "required", "meaning"):
-        table.add_column(heading, no_wrap=heading == "point")
+        table.add_column(heading, no_wrap=heading != "meaning")
     for point, meaning in loaded.points().items():
-        table.add_row(point, "yes" if point in required else "", Text(meaning))
+        table.add_row(point, marks.get(point, ""), Text(meaning))
     Console().print(table)
     return 0
 

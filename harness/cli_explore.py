@@ -192,7 +192,10 @@ def describe(scenario: Scenario) -> str:
     words += (
         f", at most {scenario.kills} kill{'s' * (scenario.kills != 1)}" if scenario.kills else ", no kill"
     )
-    return words + (", durable" if scenario.durable else "")
+    words += ", durable" if scenario.durable else ""
+    words += ", the index grows" if scenario.capacity else ""
+    words += ", short smallfiles" if scenario.smallfile_bytes else ""
+    return words + (f", and the {scenario.lost} is lost in the end" if scenario.lost else "")
 
 
 @click.command(

@@ -21,6 +21,7 @@ import xxhash
 from harness import planted
 from harness.coverage import Coverage, Meeting, reachable
 from harness.oracle import Judge, kind_of
+from harness.scenario import Scenario
 from harness.scenarios import named
 from harness.schedule.base import Choice, Strategy, View
 from harness.schedule.exhaustive import Exhaustive, Redundant
@@ -47,6 +48,8 @@ _NOTED_MAX: Final = 2 * STEPS_MAX
 _WORDS: Final = _NOTED_MAX + 2
 _MASK: Final = (1 << 64) - 1
 _OVER: Final = 1 << 62
+_RARE: Final = ("grow.", "compact.", "smallfile.")
+_RARE_WEIGHT: Final = 2
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,7 +298,7 @@ class Job(_Accounts):
         if name not in self._tables:
             stage = Simulated(named(name))
             steps = _length(stage, self._words)
-            seed, points = self._options.seed, aims(stage.scenario.durable)
+            seed, points = self._options.seed, aims(stage.scenario)
             strategies: dict[str, Strategy] = {
                 "random": RandomWalk(seed, steps, points),
                 "pct": Pct(seed, steps, points),
@@ -395,13 +398,19 @@ def _length(stage: Simulated, words: memoryview) -> int:
     return steps
 
 
-def aims(durable: bool) -> list[str]:
-    """The points at which a kill may wait for a process: not those that a store which exists never comes to."""
-    return [
-        point
-        for point in syncpoints.POINTS
-        if not point.startswith("create.") and (durable or not point.endswith(("_sync", "_durable")))
-    ]
+def aims(scenario: Scenario) -> list[str]:
+    """The points at which a kill may wait for a process: not those that nobody comes to in ``scenario``; several times
+    those that a process comes to once in a long time.
+    """
+    kinds = {transaction.kind for program in scenario.programs for transaction in program.transactions}
+    never = ["create.", "rebuild."]
+    never += [] if scenario.durable else ["durable.", "laggard."]
+    never += [] if scenario.capacity else ["grow."]
+    never += [] if scenario.smallfile_bytes else ["smallfile.before_seal", "smallfile.after_seal"]
+    never += [] if "compact" in kinds else ["compact."]
+    never += [] if any(program.closes for program in scenario.programs) else ["close."]
+    points = [point for point in syncpoints.POINTS if not point.startswith(tuple(never))]
+    return points + _RARE_WEIGHT * [point for point in points if point.startswith(_RARE)]
 
 
 def digest_of(number: int, steps: Sequence[Choice]) -> int:

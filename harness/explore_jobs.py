@@ -23,6 +23,7 @@ from harness.explore_job import BLOCK, Found, Notes, Options, Order, Tally, aims
 from harness.oracle import kind_of
 from harness.scenarios import named
 from harness.verdict import Finding
+from kvs import syncpoints
 
 CRASH: Final = "crash"
 """The property that no process ends by a signal that nobody sent."""
@@ -377,8 +378,8 @@ def covered(record: Record, coverage: Coverage) -> float:
 
 def mortal_points(record: Record) -> list[str]:
     """The sync points at which somebody can be killed in the scenarios of ``record``."""
-    durable = any(named(name).durable for name in record.options.scenarios)
-    return aims(durable)
+    aimed = {point for name in record.options.scenarios for point in aims(named(name))}
+    return [point for point in syncpoints.POINTS if point in aimed]
 
 
 @contextlib.contextmanager

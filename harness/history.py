@@ -122,8 +122,9 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 class Spawned(msgspec.Struct, tag="spawned", tag_field="type", omit_defaults=True, frozen=True):
-    """The supervisor forked ``process`` (``pid``) to play ``role`` ("writer", "reader", "auditor", "setup",
-    "final"); ``fault`` and ``point``, ``hit``: what it carries, e.g. kill-point at the 3rd hit of a point;
+    """The supervisor forked ``process`` (``pid``) to play ``role`` ("writer", "reader", "auditor", "housekeeper",
+    "setup", "final"); ``fault`` and ``point``, ``hit``: what it carries, e.g. kill-point at the 3rd hit of a point, or
+    of the first of several, with spaces between their names, at the first hit of any other than the first named;
     ``torn``: how much of the write that the point stands before is applied first, if it stands before one.
     """
 
@@ -154,7 +155,7 @@ class Died(msgspec.Struct, tag="died", tag_field="type", omit_defaults=True, fro
 
 class Paused(msgspec.Struct, tag="paused", tag_field="type", omit_defaults=True, frozen=True):
     """``process`` was stopped from ``time`` to ``until`` (SIGSTOP to SIGCONT), at ``point`` if it was
-    a pause-point; ``holder``: it held the store's commit lock or may have (then survivors may wait for it).
+    a pause-point; ``holder``: it held a lock that commits wait for, or may have (then survivors may wait for it).
     """
 
     process: int
@@ -174,15 +175,19 @@ class Standstill(msgspec.Struct, tag="standstill", tag_field="type", frozen=True
 
 
 class Mark(msgspec.Struct, tag="mark", tag_field="type", frozen=True):
-    """A moment of the run: ``what`` is "start", "stop" (no new operations), "end" or "interrupted"."""
+    """A moment of the run: ``what`` is "start", "stop" (no new operations), "end" or "interrupted"; "lost" when
+    everybody was dead and the store's index was removed, "found" when somebody had opened the store again, "rebuilt"
+    when in the end the index was lost, made again, and the store compared with what it was before.
+    """
 
     time: int
     what: str
 
 
 class Left(msgspec.Struct, tag="left", tag_field="type", frozen=True):
-    """After the run: one thing that the dead left behind, or one finding of the store's own ``verify``
-    (``kind`` is "lock", "structure" or "process").
+    """After the run: one thing that the dead left behind (``kind`` is "lock", also where it is debris, or
+    "process"), one finding of the store's own ``verify`` ("structure"), or one thing that was different when the
+    store's index had been lost and made again ("rebuild").
     """
 
     time: int

@@ -19,13 +19,16 @@ from harness.checkers import (
     isolation,
     liveness,
     realtime,
+    rebuild,
     resolution,
+    space,
     structure,
     traffic,
 )
 from harness.checkers.findings import FINDINGS_MAX
 from harness.checkers.operation import Operation
 from harness.checkers.order import place
+from harness.checkers.space import Sample
 from harness.errors import HarnessError, HistoryError, UsageError
 from harness.history import (
     Event,
@@ -53,6 +56,8 @@ PROPERTIES: Final = (
     liveness.NAME,
     bank.NAME,
     append.NAME,
+    rebuild.NAME,
+    space.NAME,
     traffic.NAME,
 )
 """Every property that a run is judged by, in the order of the report."""
@@ -66,6 +71,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     operations: list[Operation]
     violations: list[Violation]
     events: list[RunEvent]
+    samples: list[Sample] = []
+    """What the store took, in the order of time."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -100,9 +107,30 @@ def load(run_dir: Path) -> Run:
         events = read_run_events(supervisor_path) if supervisor_path.is_file() else []
         with uncollected():
             operations, violations = _load_histories(run_dir / "history")
+        samples = _load_samples(run_dir / "space.jsonl")
     except OSError as error:
         raise HarnessError(f"{run_dir} cannot be read: {error}") from error
-    return Run(plan, environment, operations, violations, events)
+    return Run(plan, environment, operations, violations, events, samples)
+
+
+def _load_samples(path: Path) -> list[Sample]:
+    """What the store took, if it was measured; a torn last line is dropped.
+
+    Raises:
+        HistoryError: a line other than a torn last one cannot be decoded.
+    """
+    if not path.is_file():
+        return []
+    decoder = msgspec.json.Decoder(Sample)
+    samples: list[Sample] = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            samples.append(decoder.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HistoryError(f"not a sample of the store's size: {error}", str(path), number) from error
+    return samples
 
 
 def _decode(path: Path, kind: Any) -> Any:
@@ -268,7 +296,11 @@ def _verdicts(run: Run) -> list[Verdict]:
         verdicts.append(bank.check(order))
     if append.WORKLOAD in plan.workloads and not inferred_too:
         verdicts.append(append.check(order))
-    verdicts.append(traffic.check(run.operations, events, plan, required_points(run)))
+    if run.environment.get("rebuilds") == "yes":
+        verdicts.append(rebuild.check(events, plan.limits.rebuild_s))
+    if run.environment.get("compacts") == "yes":
+        verdicts.append(space.check(run.samples, plan.limits))
+    verdicts.append(traffic.check(run.operations, events, plan, required_points(run), milestones(run)))
     if plan.canary:
         verdicts.append(canary.check())
     verdicts = _add_reported(verdicts, run.violations)
@@ -298,6 +330,12 @@ def stall_limit_s(run: Run) -> float:
 def required_points(run: Run) -> list[str]:
     """The sync points that a campaign must have killed at (environment, comma separated)."""
     return [name.strip() for name in run.environment.get("required_points", "").split(",") if name.strip()]
+
+
+def milestones(run: Run) -> dict[str, str]:
+    """What the engine says must happen in a run, each with the sync point that counts it (environment)."""
+    promised = (entry.partition("=") for entry in run.environment.get("milestones", "").split(","))
+    return {what.strip(): point.strip() for what, equals, point in promised if equals}
 
 
 def _add_reported(verdicts: list[Verdict], violations: Sequence[Violation]) -> list[Verdict]:

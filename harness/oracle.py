@@ -46,7 +46,7 @@ class Judge:
                 found += verdict.findings
             elif verdict.outcome is Outcome.UNKNOWN and verdict.property_name in _DECISIVE:
                 undecided += 1
-        found += [Finding(STRUCTURE, left.message) for left in execution.left]
+        found += [Finding(left.kind, left.message) for left in execution.left]
         return found, undecided
 
 

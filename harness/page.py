@@ -25,6 +25,7 @@ from harness.schedule.base import Choice
 from harness.stepped.execution import Execution, Kill
 from harness.stepped.program import OPEN, POINTS
 from harness.verdict import Finding
+from kvs.syncpoints import APPENDS
 
 WIDTH: Final = 120
 _STEP_WIDTH: Final = 9
@@ -35,7 +36,13 @@ _ITEMS_MAX: Final = 6
 _OPERATION: Final = re.compile(r"process (\d+) operation (\d+)")
 _ITEM: Final = re.compile(r"key/\d+")
 _MARK: Final = ">>> "
-_LOOKS: Final = {"read": "snapshot of", "get": "get", "history": "all versions of"}
+_LOOKS: Final = {
+    "read": "snapshot of",
+    "hold": "snapshot, held, of",
+    "get": "get",
+    "history": "all versions of",
+    "compact": "compaction",
+}
 
 
 class Row(NamedTuple):
@@ -117,7 +124,7 @@ def _killed(scenario: Scenario, steps: Sequence[Choice], kill: Kill, whole: int)
     if kill.holding:
         words += f", holding {', '.join(kill.holding)}"
     if kill.torn:
-        unit = "words" if kill.point.startswith("publish.") else "bytes"
+        unit = "bytes" if kill.point in APPENDS else "words"
         of = f" of {whole}" if whole else ""
         words += f"; torn: first {kill.torn}{of} {unit} applied"
     return words
@@ -279,7 +286,7 @@ def _told(scenario: Scenario, event: Event, finding: Finding) -> list[str]:
     if isinstance(event, Invoke):
         return [f"operation {event.index}: {_meant(scenario, transaction)}"]
     if isinstance(event, Ok):
-        name = "S" if transaction.kind == "read" else "T"
+        name = "S" if transaction.kind in {"read", "hold"} else "T"
         number = "" if event.sequence is None else f" {name}={event.sequence}"
         return [f"{mark}ok{number}", *_shown(event.reads, finding)]
     if isinstance(event, Fail):
@@ -293,7 +300,7 @@ def _meant(scenario: Scenario, transaction: Transaction) -> str:
         return shown + (f" and {len(keys) - _ITEMS_MAX} more" if len(keys) > _ITEMS_MAX else "")
 
     if transaction.kind in _LOOKS:
-        return f"{_LOOKS[transaction.kind]} {names(transaction.reads)}"
+        return f"{_LOOKS[transaction.kind]} {names(transaction.reads)}".rstrip()
     parts = [
         f"{verb} {names(keys)}"
         for verb, keys in (

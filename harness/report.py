@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.checkers import liveness, traffic
+from harness.checkers import liveness, space, traffic
 from harness.errors import HarnessError
 from harness.evidence import Evidence, Shown, lines_of, tell
 from harness.history import Died, Hits, Paused, Spawned
-from harness.judge import Judgement, Run, required_points, stall_limit_s
+from harness.judge import Judgement, Run, milestones, required_points, stall_limit_s
 from harness.verdict import Finding, Outcome, Verdict
 
 _STYLES: Final = {Outcome.OK: "bold green", Outcome.VIOLATION: "bold red", Outcome.UNKNOWN: "bold yellow"}
@@ -84,6 +84,7 @@ def summarize(run: Run, judgement: Judgement) -> Summary:
         ("commits", _figure(commits)),
         ("aborts", _figure(sum(row.fail for row in writes))),
         *_fault_figures(run),
+        *_space_figures(run),
     ]
     outcome = judgement.overall.outcome
     kills = sum(1 for event in run.events if traffic.is_kill(event))
@@ -146,7 +147,9 @@ def write_report(run_dir: Path, run: Run, judgement: Judgement) -> None:
         pictures=[picture for verdict in told for picture in _draw(verdict, run_dir)],
         check=_check_line(run_dir),
         settings=_settings(run),
-        environment=sorted((k, v) for k, v in run.environment.items() if k != "required_points"),
+        environment=sorted(
+            (k, v) for k, v in run.environment.items() if k not in ("required_points", "milestones")
+        ),
     )
     try:
         (run_dir / "verdict.json").write_bytes(
@@ -176,6 +179,24 @@ def _fault_figures(run: Run) -> list[tuple[str, str]]:
         ("longest stall", "unknown" if stall is None else f"{stall.seconds:.3f} s"),
         ("  allowed", f"{stall_limit_s(run):g} s"),
     ]
+
+
+def _space_figures(run: Run) -> list[tuple[str, str]]:
+    """What happened to the store's files, and what they took."""
+    figures = [
+        (what, _figure(count)) for what, count in traffic.happened(run.events, milestones(run)).items()
+    ]
+    found = space.ratios(run.samples, run.events)
+    final = next((sample for sample in reversed(run.samples) if sample.final), None)
+    if final is not None:
+        figures += [
+            ("disk in the end", f"{final.disk_bytes / 1e6:,.1f} MB"),
+            ("  for each needed byte", f"{found.final:.2f}"),
+            ("  in the run: median", f"{found.median:.2f}"),
+            ("  in the run: most", f"{found.most:.2f}"),
+            ("written, times needed", f"{found.written:.1f}"),
+        ]
+    return figures
 
 
 def _points(run: Run) -> list[PointRow]:

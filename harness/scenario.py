@@ -23,10 +23,12 @@ class Transaction(msgspec.Struct, frozen=True, omit_defaults=True):
     ``put``: writes ``writes`` blindly, in one transaction. ``update``: fetches ``reads``, then writes ``writes`` and
     removes ``deletes``, and commits if nothing that was fetched has changed. ``read``: ``reads`` in one snapshot, each
     key on its own and then all together. ``get``: ``reads`` one by one, each as it is at that moment. ``history``:
-    every version that the store still keeps of ``reads``.
+    every version that the store still keeps of ``reads``. ``hold``: as ``read``, and the snapshot stays open until the
+    process has done everything else; then it is read again and must show the same. ``compact``: one pass of the store's
+    compaction.
     """
 
-    kind: Literal["put", "update", "read", "get", "history"]
+    kind: Literal["put", "update", "read", "get", "history", "hold", "compact"]
     reads: tuple[int, ...] = ()
     writes: tuple[int, ...] = ()
     deletes: tuple[int, ...] = ()
@@ -53,6 +55,11 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):
     """One small world. ``revisions``: how often each key was written before the start (its length is how many keys
     there are; 0: the key is new). ``collide``: all keys begin their probe in the index at the same entry. ``kills``:
     how many processes may be killed. ``torn``: a kill may leave part of the write that its point stands before.
+
+    ``capacity``: the index grows when there are more keys (0: never). ``smallfile_bytes``: a smallfile that would be
+    longer is sealed (0: never). ``padding``: so many bytes are in every value beside what is needed. ``lost``: what is
+    lost when everybody has gone, whereupon the index is made anew: the ``index``, or as in a power cut also a ``tail``
+    of a smallfile.
     """
 
     name: str
@@ -62,6 +69,10 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):
     durable: bool = False
     kills: int = 1
     torn: bool = True
+    capacity: int = 0
+    smallfile_bytes: int = 0
+    padding: int = 0
+    lost: Literal["", "index", "tail"] = ""
 
     def check(self) -> Scenario:
         """This scenario, if it makes sense.
@@ -79,10 +90,15 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):
             for transaction in program.transactions:
                 if not transaction.keys <= set(range(len(self.revisions))):
                     raise UsageError(f"scenario {self.name}: process {number} uses a key that is not there")
-                if program.role == "reader" and (transaction.writes or transaction.deletes):
+                changes = transaction.writes or transaction.deletes or transaction.kind == "compact"
+                if program.role == "reader" and changes:
                     raise UsageError(f"scenario {self.name}: process {number} is a reader that writes")
         if all(program.joins for program in self.programs):
             raise UsageError(f"scenario {self.name}: nobody is there from the start")
+        if self.lost == "tail" and self.durable:
+            raise UsageError(f"scenario {self.name}: a durable store must not lose a tail")
+        if min(self.capacity, self.smallfile_bytes, self.padding) < 0:
+            raise UsageError(f"scenario {self.name}: a size below zero")
         return self
 
     def item(self, key: int) -> str:

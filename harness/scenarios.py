@@ -47,6 +47,13 @@ def history(*keys: int) -> Transaction:
     return Transaction("history", reads=keys)
 
 
+def hold(*keys: int) -> Transaction:
+    """Read ``keys`` in one snapshot that stays open."""
+    return Transaction("hold", reads=keys)
+
+
+COMPACT: Final = Transaction("compact")
+"""One pass of compaction."""
 _WIDE: Final = tuple(range(48))
 """Enough keys for the vectorised paths."""
 
@@ -107,6 +114,8 @@ def _general() -> tuple[Scenario, ...]:
             kills=3,
         ),
         *_kinds(),
+        *_housekeeping(),
+        *_persisting(),
     )
 
 
@@ -157,6 +166,112 @@ def _kinds() -> tuple[Scenario, ...]:
     )
 
 
+def _housekeeping() -> tuple[Scenario, ...]:
+    """General ones in which the files of the store change: growth, rollover, compaction, and an index that is lost."""
+    return (
+        Scenario(
+            "growth",
+            (
+                writer(put(2), put(0, 3), update(1)),
+                writer(put(0), remove(0), put(1, 4), io="append"),
+                reader(hold(0), get(0, 1), get(0), read(0, 1, 2), get(1, 0)),
+                writer(update(0, 4), joins=1, closes=True),
+            ),
+            (1, 1, 0, 0, 0),
+            capacity=2,
+            kills=2,
+            lost="index",
+        ),
+        Scenario(
+            "rollover",
+            (
+                writer(put(0), update(0, 1), put(1)),
+                writer(put(1), remove(0), put(0), io="append"),
+                reader(read(0, 1), get(0, 1)),
+                writer(put(1), update(0, 1), joins=1),
+            ),
+            (2, 1),
+            smallfile_bytes=704,
+            kills=2,
+            lost="index",
+        ),
+        Scenario(
+            "compaction",
+            (
+                writer(COMPACT, put(0), COMPACT),
+                writer(put(1, 2), update(0, 1), put(0), io="append"),
+                reader(read(0, 1), get(0, 2), read(1, 2), get(0)),
+                writer(COMPACT, update(1), joins=1),
+            ),
+            (3, 2, 1),
+            smallfile_bytes=6_000,
+            padding=1_400,
+            lost="index",
+        ),
+        Scenario(
+            "pinned",
+            (
+                writer(remove(0), COMPACT, put(0), COMPACT),
+                writer(update(1), remove(1), put(0), io="append"),
+                reader(hold(0, 1), read(0, 1), hold(0), history(0, 1)),
+            ),
+            (2, 1),
+            smallfile_bytes=1_024,
+        ),
+        Scenario(
+            "tombstones",
+            (
+                writer(remove(0), COMPACT, COMPACT),
+                writer(remove(1), put(0, 1), io="append"),
+                writer(put(1), joins=1),
+            ),
+            (2, 2),
+            lost="index",
+        ),
+    )
+
+
+def _persisting() -> tuple[Scenario, ...]:
+    """General ones about what is on the medium: durable commits, and what a power cut leaves."""
+    return (
+        Scenario(
+            "laggards",
+            (
+                writer(put(0), put(0), put(0), COMPACT),
+                writer(put(0), update(1), put(2), io="append"),
+                reader(read(0), read(1), read(0, 1), read(2), read(0), read(0)),
+                writer(update(0, 1), joins=1),
+            ),
+            (4, 1, 0),
+            durable=True,
+            capacity=2,
+            smallfile_bytes=1_024,
+            kills=2,
+            lost="index",
+        ),
+        Scenario(
+            "syncing",
+            (
+                writer(put(0), put(0)),
+                writer(put(1), put(1), io="append"),
+                reader(read(0), read(1), read(0), read(1), read(0)),
+            ),
+            (1, 1),
+            durable=True,
+        ),
+        Scenario(
+            "power-cut",
+            (
+                writer(put(0), update(0), put(0, 1)),
+                writer(update(0, 1), put(1), remove(0), io="append"),
+                reader(read(0, 1)),
+            ),
+            (1, 1),
+            lost="tail",
+        ),
+    )
+
+
 def _others() -> tuple[Scenario, ...]:
     """What is measured with, and what is small enough for all its schedules."""
     return (
@@ -178,6 +293,9 @@ def _others() -> tuple[Scenario, ...]:
         ),
         Scenario("snapshots", (writer(put(0, 1)), reader(read(0, 1), read(0, 1))), (1, 1), kills=0),
         Scenario("collision", (writer(put(0)), writer(put(1))), (0, 0), collide=True),
+        Scenario("growing", (writer(put(1)), writer(put(0))), (1, 0), capacity=1, torn=False),
+        Scenario("compacting", (writer(COMPACT), writer(put(0))), (2,), torn=False),
+        Scenario("holding", (writer(remove(0), COMPACT), reader(hold(0))), (1,), kills=0),
     )
 
 
@@ -188,7 +306,15 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 GENERAL: Final = tuple(scenario.name for scenario in _general())
 """What is explored, in turns, unless a scenario is named."""
-EXHAUSTIVE: Final = ("two-writers", "repairer-killed", "snapshots", "collision")
+EXHAUSTIVE: Final = (
+    "two-writers",
+    "repairer-killed",
+    "snapshots",
+    "collision",
+    "growing",
+    "compacting",
+    "holding",
+)
 """Small enough for all their schedules."""
 
 

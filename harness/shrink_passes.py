@@ -217,7 +217,9 @@ def _only_uses(of: Candidate, kept: Sequence[_Use]) -> Candidate | None:
 
 
 def _does_something(txn: Transaction) -> bool:
-    return bool(txn.reads if txn.kind in {"read", "get"} else txn.writes or txn.deletes)
+    if txn.kind == "compact":
+        return True
+    return bool(txn.writes or txn.deletes if txn.kind in {"put", "update"} else txn.reads)
 
 
 def _unused(of: Candidate) -> list[int]:
@@ -265,11 +267,17 @@ def _only_revisions(of: Candidate, kept: Sequence[tuple[int, int]]) -> Candidate
 # -- what is out of the ordinary --------------------------------------------------------------------------
 
 _Trait = tuple[str, int, int]
+_OPTIONS: Final[dict[str, Any]] = {
+    field.name: field.default
+    for field in msgspec.structs.fields(Scenario)
+    if field.name in {"durable", "collide", "capacity", "smallfile_bytes", "padding", "lost"}
+}
+"""The options of a scenario that may be left out, and what they are then."""
 
 
 def _traits(of: Candidate) -> list[_Trait]:
     """What makes the scenario special: its options, and those of its programs (by their numbers)."""
-    found = [(name, 0, 0) for name in ("durable", "collide", "torn") if getattr(of.scenario, name)]
+    found = [(name, 0, 0) for name in (*_OPTIONS, "torn") if getattr(of.scenario, name)]
     for number, program in enumerate(of.scenario.programs, 1):
         found += [("append", number, 0)] if program.io == "append" else []
         found += [("closes", number, 0)] if program.closes else []
@@ -292,9 +300,8 @@ def _only_traits(of: Candidate, kept: Sequence[_Trait]) -> Candidate | None:
     torn = ("torn", 0, 0) in wanted
     scenario = _replace(
         _edited(of, edit),
-        durable=("durable", 0, 0) in wanted,
-        collide=("collide", 0, 0) in wanted,
         torn=torn,
+        **{name: default for name, default in _OPTIONS.items() if (name, 0, 0) not in wanted},
     )
     return _sensible(scenario, of.choices if torn else [choice._replace(torn=0) for choice in of.choices])
 

@@ -20,8 +20,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from harness.board import Gauge
+from harness.checkers import rebuild
+from harness.engines.base import Compacting, Engine, Rebuilding
 from harness.errors import HarnessError
-from harness.faults import NO_FAULT, Dealer, Fault, Seen, may_hold_lock
+from harness.faults import HOUSEKEEPER, NO_FAULT, Dealer, Fault, Seen, may_hold_lock
 from harness.history import (
     Died,
     HistoryWriter,
@@ -33,6 +36,7 @@ from harness.history import (
     Spawned,
     Standstill,
 )
+from harness.plan import Plan
 from harness.worker import (
     STATUS_OK,
     STATUS_VIOLATION,
@@ -49,6 +53,7 @@ _TURN_S: Final = 0.002
 """Timed faults come at most this late; a death wakes the supervisor at once."""
 _STANDSTILL_S: Final = 0.1
 _SHOW_S: Final = 0.2
+_SAMPLE_S: Final = 0.25
 _LEAVE_S: Final = 15.0
 """How long a worker may take to finish its operation and close after it was told to stop."""
 _LEAVE_AFTER_VIOLATION_S: Final = 3.0
@@ -78,6 +83,18 @@ class Status(NamedTuple):
     points_required: int
 
 
+def roles(plan: Plan, engine: Engine) -> list[str]:
+    """Who plays each slot of a campaign; housekeepers only where the engine has chores for them."""
+    housekeepers = plan.housekeepers if isinstance(engine, Compacting) else 0
+    counts = {
+        "writer": plan.writers,
+        "reader": plan.readers,
+        "auditor": plan.auditors,
+        HOUSEKEEPER: housekeepers,
+    }
+    return [role for role, count in counts.items() for _ in range(count)]
+
+
 class _Player:
     """One slot's live worker, as the supervisor knows it."""
 
@@ -100,12 +117,15 @@ class Supervisor:
         self._scene = scene
         self._board = scene.board
         self._show = show
-        roles = [("writer", plan.writers), ("reader", plan.readers), ("auditor", plan.auditors)]
-        self._roles = [role for role, count in roles for _ in range(count)]
+        self._roles = roles(plan, scene.engine)
         self._required = scene.engine.required_points()
         random, feeders = Random(f"{plan.seed}/faults"), scene.engine.feeders
-        self._dealer = Dealer(random, plan.faults, self._required, plan.limits, feeders)
+        lossy = scene.engine.lossy_points if isinstance(scene.engine, Rebuilding) else None
+        self._dealer = Dealer(random, plan.faults, self._required, plan.limits, feeders, lossy)
         self._log = HistoryWriter(scene.run_dir / "supervisor.jsonl")
+        self._gauge = Gauge(scene.board, scene.store, scene.run_dir / "space.jsonl")
+        self._sampled_s = 0.0
+        self._lost = False
         self._players: dict[int, _Player] = {}
         self._incarnations: Counter[int] = Counter()
         self._processes = 0
@@ -138,7 +158,7 @@ class Supervisor:
                 raise HarnessError(f"the store could not be set up: {self.crashed[0]}")
             self._campaign()
             self._drain()
-            self._alone("final", lambda who: run_final(self._scene, who, self._record))
+            self._alone("final", lambda who: run_final(self._scene, who, self._record, self._gauge.sample))
             self._record(Hits(time.monotonic_ns(), self._board.hits()))
             self._mark("end")
         finally:
@@ -154,7 +174,7 @@ class Supervisor:
         self._started_ns = time.monotonic_ns()
         self._mark("start")
         for slot, role in enumerate(self._roles):
-            self._spawn(slot, role)
+            self._spawn(slot, role, fault=self._next_fault(role))
         while not self._over():
             self._wait(_TURN_S)
             self._reap(replace=True)
@@ -162,6 +182,8 @@ class Supervisor:
             self._kill_by_time()
             self._kill_all_by_time()
             self._pause_by_time()
+            self._look_for_the_index()
+            self._sample()
             self._show_status("running")
         self._board.set_stop()
         self._mark("interrupted" if self._interrupts else "stop")
@@ -220,9 +242,14 @@ class Supervisor:
 
     # Birth and death.
 
-    def _spawn(self, slot: int, role: str, work: Callable[[Assignment], None] | None = None) -> None:
+    def _spawn(
+        self,
+        slot: int,
+        role: str,
+        work: Callable[[Assignment], None] | None = None,
+        fault: Fault = NO_FAULT,
+    ) -> None:
         self._processes += 1
-        fault = NO_FAULT if work is not None else self._next_fault(role)
         if role == "final":
             self._unresolved[slot] = [dead for all_dead in self._unresolved.values() for dead in all_dead]
         unresolved = tuple(self._unresolved[slot])
@@ -237,7 +264,8 @@ class Supervisor:
             os._exit(status)
         now = time.monotonic_ns()
         self._players[slot] = _Player(who, pid, now)
-        self._record(Spawned(who.process, now, pid, role, fault.kind, fault.point, fault.hit, fault.torn))
+        points = " ".join((fault.point, *sorted(fault.also - {fault.point})))
+        self._record(Spawned(who.process, now, pid, role, fault.kind, points, fault.hit, fault.torn))
 
     def _child(
         self, who: Assignment, work: Callable[[Assignment], None] | None, stderr_fd: int, parent: int
@@ -259,7 +287,8 @@ class Supervisor:
             del self._players[slot]
             self._died(slot, player, status)
             if replace and not self.crashed and not self._board.violation:
-                self._spawn(slot, player.assignment.role)
+                role = player.assignment.role
+                self._spawn(slot, role, fault=self._next_fault(role))
 
     def _died(self, slot: int, player: _Player, status: int) -> None:
         now = time.monotonic_ns()
@@ -282,7 +311,7 @@ class Supervisor:
                     words.point,
                     at_point=at_point,
                     elapsed_s=self._elapsed_s(),
-                    commits=self._commits(),
+                    commits=self._board.commits,
                 )
         elif (
             number
@@ -299,7 +328,7 @@ class Supervisor:
     # Faults from outside.
 
     def _kill_by_time(self) -> None:
-        if self._dealer.kill_due(self._elapsed_s(), self._commits()):
+        if self._dealer.kill_due(self._elapsed_s(), self._board.commits):
             slot = self._dealer.victim(self._candidates())
             if slot is not None:
                 self._kill(self._players[slot], "kill-time")
@@ -317,8 +346,24 @@ class Supervisor:
             self._wait(_TURN_S)
             self._reap(replace=False)
         if not self.crashed and not self._board.violation:
+            self._lose_by_chance()
             for slot, role in enumerate(self._roles):
-                self._spawn(slot, role)
+                fault = self._dealer.fault_after_loss() if self._lost else self._next_fault(role)
+                self._spawn(slot, role, fault=fault)
+
+    def _lose_by_chance(self) -> None:
+        """Now that everybody is dead, remove what the store can make again: whoever is born next has to."""
+        engine = self._scene.engine
+        if isinstance(engine, Rebuilding) and self._dealer.loss_due():
+            engine.lose_index(self._scene.store)
+            self._mark(rebuild.LOST)
+            self._lost = True
+
+    def _look_for_the_index(self) -> None:
+        """Note when somebody has opened the store again."""
+        if self._lost and any(self._board.slots[slot].phase == "working" for slot in self._players):
+            self._mark(rebuild.FOUND)
+            self._lost = False
 
     def _pause_by_time(self) -> None:
         if self._dealer.pause_due(self._elapsed_s()):
@@ -389,9 +434,6 @@ class Supervisor:
     def _elapsed_s(self) -> float:
         return (time.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
 
-    def _commits(self) -> int:
-        return sum(slot.commits for slot in self._board.slots)
-
     def _next_fault(self, role: str) -> Fault:
         slots = [self._board.slots[slot] for slot, other in enumerate(self._roles) if other == role]
         hits = {
@@ -404,6 +446,12 @@ class Supervisor:
 
     def _record(self, event: RunEvent) -> None:
         self._log.append(event)
+
+    def _sample(self) -> None:
+        now = time.monotonic()
+        if now >= self._sampled_s + _SAMPLE_S:
+            self._sampled_s = now
+            self._gauge.sample()
 
     def _mark(self, what: str) -> None:
         self._record(Mark(time.monotonic_ns(), what))
@@ -422,7 +470,7 @@ class Supervisor:
             self._elapsed_s(),
             plan.seconds,
             sum(slot.operations for slot in self._board.slots),
-            self._commits(),
+            self._board.commits,
             self._dealer.kill_count,
             sum(self._point_kills[point] >= plan.limits.point_kills_min for point in self._required),
             len(self._required),
@@ -440,6 +488,7 @@ class Supervisor:
     def _close_files(self) -> None:
         """Keep what was said on standard error; silence leaves no file."""
         self._log.close()
+        self._gauge.close()
         for path, fd in self._stderr.items():
             os.close(fd)
             if Path(path).stat().st_size == 0:

@@ -21,7 +21,8 @@ from random import Random
 from typing import Final, NamedTuple
 
 from harness.board import Board, Slot
-from harness.engines.base import Engine, Session, Snapshot
+from harness.checkers import rebuild
+from harness.engines.base import Compacting, Engine, InDoubtError, Rebuilding, Session, Snapshot
 from harness.errors import ConflictError, EngineDamagedError
 from harness.faults import NO_FAULT, Fault, hook_for
 from harness.history import (
@@ -30,6 +31,7 @@ from harness.history import (
     Info,
     Invoke,
     Left,
+    Mark,
     Ok,
     Read,
     RunEvent,
@@ -52,6 +54,10 @@ _BACKOFF_S: Final = (0.0001, 0.002)
 _READER_PAUSE_S: Final = 0.008
 """At most; readers without a pause would take the processors from the writers and fill the disk."""
 _AUDITOR_PAUSE_S: Final = 0.2
+_HOUSEKEEPER_PAUSE_S: Final = 0.15
+"""At most; two of them meet at times, and one waits for the other or is refused."""
+_THOROUGH_SHARE: Final = 0.7
+"""Of the rounds of housekeeping, the share that gives back all that can be; the others only what is mostly dead."""
 _SECOND_SESSION_SHARE: Final = 0.03
 _VERIFY_SHARE: Final = 0.3
 
@@ -111,7 +117,7 @@ class Client:
         self._index = 0
 
     def perform(self, session: Session, act: Act) -> bool:
-        """Do ``act`` as the next operation; whether it took effect.
+        """Do ``act`` as the next operation; whether it took effect, or may have.
 
         Raises:
             Leave: it saw what must never be seen; the history holds it and the board says so.
@@ -132,6 +138,10 @@ class Client:
             self._history.append(Fail(process, index, time.monotonic_ns(), str(error)))
             self._slot.completed(None)
             return False
+        except InDoubtError as error:
+            self._history.append(Info(process, index, time.monotonic_ns(), str(error)))
+            self._slot.completed(None)
+            return True
         except BaseException as error:
             self._failed(act, error)
             raise
@@ -276,6 +286,19 @@ def audit_forever(scene: Scene, assignment: Assignment, client: Client, session:
         time.sleep(schedule.uniform(0, _AUDITOR_PAUSE_S))
 
 
+def housekeep_forever(scene: Scene, assignment: Assignment, client: Client, session: Session) -> None:  # noqa: ARG001
+    """A housekeeper: asks the store to give back what is dead, a lot or a little, and says what it needs then."""
+    engine, board = scene.engine, scene.board
+    assert isinstance(engine, Compacting), "only such an engine has housekeepers"
+    schedule = stream(scene.plan.seed, assignment, "schedule")
+    while not board.stop:
+        dead_min = 0.0 if schedule.random() < _THOROUGH_SHARE else schedule.uniform(0.1, 0.9)
+        with contextlib.suppress(ConflictError):
+            needed_bytes = engine.housekeep(session, dead_min)
+            board.slots[assignment.slot].needs(needed_bytes, time.monotonic_ns())
+        time.sleep(schedule.uniform(0, _HOUSEKEEPER_PAUSE_S))
+
+
 def run_setup(scene: Scene, assignment: Assignment) -> None:
     """Create the store and write what comes before everything else. No bug is planted and no fault comes."""
     scene.engine.create(scene.store, keys_max(scene.workloads))
@@ -288,12 +311,18 @@ def run_setup(scene: Scene, assignment: Assignment) -> None:
     session.close()
 
 
-def run_final(scene: Scene, assignment: Assignment, log: Callable[[RunEvent], None]) -> None:
+def run_final(
+    scene: Scene,
+    assignment: Assignment,
+    log: Callable[[RunEvent], None],
+    measure: Callable[[int], None] = lambda _: None,
+) -> None:
     """After everybody has gone: open the store (its recovery), run its own check, look for keys that nobody
-    wrote, read every item in one snapshot, and look for what the dead left behind.
+    wrote, read every item in one snapshot, let it give back what it does not need (``measure`` is told what it still
+    needs), look for what the dead left behind; then lose its index and see whether all is there again.
 
     Raises:
-        Leave: the snapshot was impossible; the history holds why.
+        Leave: a snapshot was impossible; the history holds why.
     """
     history = HistoryWriter(scene.history_path(assignment.process))
     client = Client(assignment.process, history, scene.board, scene.board.slots[assignment.slot])
@@ -309,14 +338,37 @@ def run_final(scene: Scene, assignment: Assignment, log: Callable[[RunEvent], No
         strangers = session.keys().difference(*(workload.keys() for workload in scene.workloads))
         if strangers:
             left("structure", f"{len(strangers)} keys that no workload has, e.g. {min(strangers).hex()}")
-        everything = in_snapshot(
-            "all", lambda view: _everything(scene.workloads, view, retired=True), "final"
-        )
-        while not client.perform(session, everything):
-            time.sleep(_BACKOFF_S[1])
+        before = _final_reads(scene, client, session)
+        if isinstance(scene.engine, Compacting):
+            measure(scene.engine.housekeep(session, 0.0))
         session.close()
         for finding in scene.engine.left_behind(scene.store):
             left("lock", finding)
+    if isinstance(scene.engine, Rebuilding):
+        scene.engine.lose_index(scene.store)
+        try:
+            session = _patient_open(scene.engine, scene.store)
+            findings = session.verify(thorough=True)
+            findings += rebuild.differences(before, _final_reads(scene, client, session))
+            session.close()
+        except EngineDamagedError as error:
+            findings = [f"the store cannot be made again: {error}"]
+        for finding in findings:
+            left(rebuild.NAME, finding)
+        log(Mark(time.monotonic_ns(), rebuild.REBUILT))
+
+
+def _final_reads(scene: Scene, client: Client, session: Session) -> tuple[Read, ...]:
+    """Every item, read and checked in one snapshot."""
+    shown: list[tuple[Read, ...]] = []
+
+    def read(view: Snapshot) -> tuple[Read, ...]:
+        shown.append(_everything(scene.workloads, view, retired=True))
+        return shown[-1]
+
+    while not client.perform(session, in_snapshot("all", read, "final")):
+        time.sleep(_BACKOFF_S[1])
+    return shown[-1]
 
 
 def enter(stderr_fd: int, parent_pid: int) -> None:
@@ -383,4 +435,9 @@ def _damage_reported(client: Client) -> Iterator[None]:
         raise
 
 
-_ROLES: Final = {"writer": write_forever, "reader": read_forever, "auditor": audit_forever}
+_ROLES: Final = {
+    "writer": write_forever,
+    "reader": read_forever,
+    "auditor": audit_forever,
+    "housekeeper": housekeep_forever,
+}

@@ -17,7 +17,6 @@ from kvs.errors import CorruptedStoreError
 from kvs.generations import Generations, Region, published
 from kvs.index import Index, Slots
 from kvs.layout import BUSY, E_TIME, ENTRY_WORDS, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
-from kvs.records import Words
 from kvs.smallfile import Smallfiles
 
 INVARIANTS: Final = {
@@ -88,7 +87,6 @@ def _contents(index: Index, smallfiles: Smallfiles, snapshot: int, *, integrity:
         lengths = index.flat[rows[:, None] + layout.E_PLACE + 1 + 2 * offsets]
         again = index.flat[rows[:, None] + E_TIME + offsets]
         wanted = (times > 0) & (times <= np.uint64(snapshot)) & (times == again) & (places > 0)
-        wanted &= ~_half_forgotten(index, times, lengths)
         for row, ring in np.argwhere(wanted):
             place, word = int(places[row, ring]), int(rows[row])
             problem = _record_problem(index, smallfiles, word, place, int(lengths[row, ring]), integrity)
@@ -99,16 +97,6 @@ def _contents(index: Index, smallfiles: Smallfiles, snapshot: int, *, integrity:
                 )
                 findings.append(Finding("record.whole", message))
     return findings
-
-
-def _half_forgotten(index: Index, times: Words, lengths: Words) -> npt.NDArray[np.bool_]:
-    """The older revisions of removed keys that a compaction may have died over while it forgot them."""
-    removed = lengths == np.uint64(TOMBSTONE)
-    rows, newest = np.arange(len(times)), times.argmax(axis=1)
-    gone = removed[rows, newest] & (times[rows, newest] <= np.uint64(index.words[layout.H_FORGOTTEN]))
-    half: npt.NDArray[np.bool_] = removed & gone[:, None]
-    half[rows, newest] = False
-    return half
 
 
 def _stands(index: Index, word: int, ring: int, time: int, place: int) -> bool:
@@ -265,7 +253,7 @@ def _locations(
     found = np.searchsorted(bounds.ids, file_ids).clip(max=len(bounds.ids) - 1)
     inside = (bounds.ids[found] == file_ids) & (begins >= bounds.begins[found])
     inside &= begins + sizes.astype(np.int64) + RECORD_HEADER_BYTES <= bounds.ends[found]
-    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY)) & ~(removed & (places == 0))
+    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY)) & (places != 0)
     for row, ring in _places_of(wrong):
         file_id, offset = layout.unpack_location(int(places[row, ring]))
         report(

@@ -84,7 +84,7 @@ def compact(
         work.remove_orphans()
         work.choose_floor()  # 1
         work.forget()  # 2
-        victims, every = work.choose_victims(min_dead, smallfile_bytes)
+        victims = work.choose_victims(min_dead, smallfile_bytes)
         work.tidy()
         if victims:
             work.begin_output(smallfile_bytes)  # 3
@@ -95,8 +95,7 @@ def compact(
                 done += region.end - region.begin
                 if progress is not None:
                     progress(done, total)
-        if every:
-            work.sweep()  # 6
+        work.sweep()  # 6
     finally:
         work.close()
     return work.result()
@@ -123,6 +122,7 @@ class _Pass:
         self._output: Output | None = None
         self._floor = self._horizon = self._swept = 0
         self._regions: dict[int, Region] = {}
+        self._whole: list[int] = []
         self._records = self._bytes = self._freed = self._removed = self._forgotten = 0
 
     def lock(self, timeout_s: float) -> None:
@@ -167,7 +167,7 @@ class _Pass:
             if index.durable:
                 durability.catch_up(index, self._smallfiles, self._ranges, self._floor, self._timeout_s)
             self._regions = published(index, self._smallfiles)
-            self._swept = words[layout.H_SWEPT]
+            self._swept = self._swept_to(words, self._regions)
             self._horizon = self._raise_horizon(words)
         syncpoints.reach("compact.after_floor")
 
@@ -183,6 +183,11 @@ class _Pass:
         if lowered != horizon:
             words[layout.H_HORIZON] = lowered
         return lowered
+
+    def _swept_to(self, words: memoryview, regions: dict[int, Region]) -> int:
+        """The T up to which every live part of a smallfile is swept."""
+        used = [file_id for file_id, region in regions.items() if region.begin < region.end]
+        return max(words[layout.H_SWEPT], min(map(self._smallfiles.since, used), default=0))
 
     def _oldest_pin(self, below: int) -> int:
         pinned = locks.lowest_pin(self._ranges.fd, below)
@@ -204,31 +209,26 @@ class _Pass:
                     known = slots[part] if current is index else _locate(current, keys[part])
                     self._forgotten += forgetting.forget(held, current, known)
 
-    def choose_victims(
-        self, min_dead: float, smallfile_bytes: int
-    ) -> tuple[list[tuple[int, Region, int]], bool]:
-        """The smallfiles to go through, those with the greatest share of dead bytes first, each with its live bytes;
-        and whether they are all that have any dead record.
-        """
+    def choose_victims(self, min_dead: float, smallfile_bytes: int) -> list[tuple[int, Region, int]]:
+        """The smallfiles to go through, those with the greatest share of dead bytes first, each with its live bytes."""
         live = usage.live_by_file(self._view.index)
-        every, short = True, []
+        short = []
         shares: dict[int, float] = {}
         for file_id, region in self._regions.items():
             size, used = region.end - region.begin, live.get(file_id, 0)
             if not size:
                 continue
             if self._is_output(file_id) and self._record_bytes(file_id) == used:
+                self._whole.append(file_id)
                 if size < smallfile_bytes // _SHORT_SHARE:
                     short.append(file_id)
             elif 1 - used / size >= min_dead:
                 shares[file_id] = 1 - used / size
-            else:
-                every = False
         if len(short) < _SHORT_FILES:  # of those that hold nothing but a floor one has to stay
             short = [file_id for file_id in short if shares and not live.get(file_id)]
         shares.update(dict.fromkeys(short, 0.0))
         chosen = sorted(shares, key=lambda file_id: -shares[file_id])
-        return [(file_id, self._regions[file_id], live.get(file_id, 0)) for file_id in chosen], every
+        return [(file_id, self._regions[file_id], live.get(file_id, 0)) for file_id in chosen]
 
     def tidy(self) -> None:
         """Finish what a dead compaction left: holes that it did not punch, files that it did not unlink. And give back
@@ -246,7 +246,7 @@ class _Pass:
         for file_id, region in self._regions.items():
             if region.begin < region.end:
                 self._smallfiles.sync(file_id)
-        self._output = Output(self._smallfiles, self._floor, self._new_id, smallfile_bytes)
+        self._output = Output(self._smallfiles, self._floor, self._horizon, self._new_id, smallfile_bytes)
         with self._holding() as (_, index):
             index.words[layout.H_FLOOR] = max(index.words[layout.H_FLOOR], self._floor)
         syncpoints.reach("compact.after_output")
@@ -291,6 +291,7 @@ class _Pass:
         if kept + pending < live:
             self._check_unused(file_id, region.end)
         self._advance(file_id, region.end)
+        self._smallfiles.store_bound(file_id, layout.B_SINCE, self._floor & layout.LOCATION_MASK)
         if region.sealed:
             self._remove(file_id)
 
@@ -396,9 +397,15 @@ class _Pass:
         self._removed += 1
 
     def sweep(self) -> None:
-        """Step 6: of keys removed up to the horizon no older record is left, so the removals may go next time."""
+        """Step 6: say how far no older record of a removed key is left in any smallfile: the removal may go then.
+        It is written down in the smallfiles, and so does not need one pass that goes through all of them.
+        """
+        for file_id in self._whole:  # what was forgotten up to the horizon would be a dead record in it
+            if self._smallfiles.path(file_id).exists():
+                self._smallfiles.store_bound(file_id, layout.B_SINCE, self._horizon & layout.LOCATION_MASK)
         with self._holding() as (_, index):
-            index.words[layout.H_SWEPT] = max(index.words[layout.H_SWEPT], self._horizon)
+            words = index.words
+            words[layout.H_SWEPT] = self._swept_to(words, published(index, self._smallfiles))
         syncpoints.reach("compact.after_swept")
 
     def close(self) -> None:

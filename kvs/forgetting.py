@@ -1,6 +1,6 @@
 """Forgetting what removed keys were: their older revisions first, the removal itself a pass later.
 
-A revision without a record (location 0, length TOMBSTONE) is forgotten. A removal's own record must outlive every older
+A revision without a record (location 0) is forgotten. A removal's own record must outlive every older
 record of its key in any smallfile: an index that is rebuilt from the smallfiles would bring the key back.
 """
 
@@ -62,11 +62,11 @@ class Forgetting(NamedTuple):
         words[layout.H_FORGOTTEN] = max(words[layout.H_FORGOTTEN], int(times[affected].max()))
         firsts = index.first_word + slots * ENTRY_WORDS + E_PLACE
         row, ring = np.nonzero(older)
-        lengths = firsts[row] + 2 * ring + 1
-        syncpoints.reach("compact.before_forget", (index.store_prefix, lengths, TOMBSTONE))
-        # The length first: readers take location 0 for a record's place until they see that there is none.
-        index.flat[lengths] = np.uint64(TOMBSTONE)
-        index.flat[lengths - 1] = np.uint64(0)
+        places = firsts[row] + 2 * ring
+        syncpoints.reach("compact.before_forget", (index.store_prefix, places, 0))
+        # One store forgets: no record is at location 0. That it has a removal's length, too, only looks better.
+        index.flat[places] = np.uint64(0)
+        index.flat[places + 1] = np.uint64(TOMBSTONE)
         index.flat[(firsts + 2 * newest)[own]] = np.uint64(0)
         syncpoints.reach("compact.after_forget")
         return int(own.sum())
@@ -80,8 +80,7 @@ class Forgetting(NamedTuple):
         times = rings[rows, newest]
         removed = (times > 0) & (times <= self.horizon)
         removed &= pairs[rows, 2 * newest + 1] == np.uint64(TOMBSTONE)
-        whole = (pairs[:, ::2] != 0) | (pairs[:, 1::2] != np.uint64(TOMBSTONE))
-        older = whole & (rings > 0) & removed[:, None]
+        older = (pairs[:, ::2] != 0) & (rings > 0) & removed[:, None]
         older[rows, newest] = False
         own = removed & (times <= self.swept) & (pairs[rows, 2 * newest] != 0)
         return _Plan(times, newest, older, own)

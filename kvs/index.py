@@ -49,7 +49,12 @@ class Revision(NamedTuple):
     @property
     def forgotten(self) -> bool:
         """Whether a compaction has forgotten it, with its record: see ``H_FORGOTTEN``."""
-        return self.location == 0 and self.length == TOMBSTONE
+        return self.location == 0
+
+    @property
+    def removed(self) -> bool:
+        """Whether it has no value: it is a removal, or forgotten."""
+        return self.length == TOMBSTONE or self.location == 0
 
 
 class Index:

@@ -166,13 +166,16 @@ SMALLFILE_BEGIN: Final = 128
 B_BEGIN: Final = 8  # a bound: what is before it is dead, and may be a hole
 B_END: Final = 9  # a bound: the published end, of a file that no writer appends to any more
 B_RECORDS: Final = 10  # of a compaction's file: bytes of records in it (not of moves)
+B_SINCE: Final = (
+    11  # a bound that is a T: the live part has nothing older than the removal of a key up to there
+)
 
 assert RECORD_HEADER.size == RECORD_HEADER_BYTES == RECORD_DTYPE.itemsize
 assert RECORD_TAIL.size == RECORD_HEADER_BYTES - HASH_BYTES
 assert COMMIT_VALUE.size == COMMIT_VALUE_BYTES
 assert COMMIT_BYTES % ALIGN == 0
 assert SMALLFILE_HEADER.size + HASH_BYTES == SMALLFILE_HEADER_BYTES == ALIGN
-assert (B_RECORDS + 1) * WORD <= SMALLFILE_BEGIN
+assert (B_SINCE + 1) * WORD <= SMALLFILE_BEGIN
 assert SMALLFILE_BEGIN % ALIGN == 0
 assert ENTRY_WORDS * WORD == ENTRY_BYTES
 assert ENTRY_HEAD.size == E_TIME * WORD + REVISIONS * WORD
@@ -226,7 +229,7 @@ def index_name(generation: int) -> str:
 
 
 def pack_bound(file_id: int, word: int, offset_bytes: int) -> int:
-    """The one word that is stored for a bound of a smallfile: 40 bits of offset below 24 bits of checksum."""
+    """The one word that is stored for a bound of a smallfile: 40 bits of offset (or T) below 24 bits of checksum."""
     return _bound_check(file_id, word, offset_bytes) << LOCATION_SHIFT | offset_bytes
 
 

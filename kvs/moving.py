@@ -57,10 +57,16 @@ class Output:
     """
 
     def __init__(
-        self, smallfiles: Smallfiles, floor: int, new_id: Callable[[], int], smallfile_bytes: int
+        self,
+        smallfiles: Smallfiles,
+        floor: int,
+        horizon: int,
+        new_id: Callable[[], int],
+        smallfile_bytes: int,
     ) -> None:
         self._smallfiles = smallfiles
         self._floor = floor
+        self._horizon = horizon
         self._new_id = new_id
         self._smallfile_bytes = smallfile_bytes
         self.file_ids: list[int] = []
@@ -115,7 +121,7 @@ class Output:
         syncpoints.reach("compact.before_output")
         file_id = self._new_id()
         try:
-            appender = begin_smallfile(self._smallfiles, file_id, synced=True)
+            appender = begin_smallfile(self._smallfiles, file_id, since=self._horizon, synced=True)
         except StorageFullError:
             files.unlink(self._smallfiles.path(file_id))
             raise

@@ -41,7 +41,7 @@ def read(view: Generations, smallfiles: Smallfiles, key: bytes, snapshot: int) -
         revision = index.find(key, snapshot)
         value = None
         if revision is not None:
-            if revision.length != TOMBSTONE:
+            if not revision.removed:
                 value = _value(smallfiles, key, revision)
             syncpoints.reach("read.after_copy")
         words = index.words
@@ -51,7 +51,7 @@ def read(view: Generations, smallfiles: Smallfiles, key: bytes, snapshot: int) -
         elif revision is None or index.unchanged(revision):
             if value is not None:
                 return revision.time, value  # type: ignore[union-attr]
-            if revision is not None and revision.length != TOMBSTONE:
+            if revision is not None and not revision.removed:
                 raise damaged(smallfiles, key, revision)
             if words[layout.H_HORIZON] > snapshot:
                 raise SnapshotTooOldError(key, snapshot)  # what was removed since may have been forgotten
@@ -166,7 +166,7 @@ def read_revision(
         revision = kept[number] if number < len(kept) else None
         value = None
         if revision is not None:
-            if revision.length != TOMBSTONE:
+            if not revision.removed:
                 value = _value(smallfiles, key, revision)
             syncpoints.reach("read.after_copy")
         if index.retired:
@@ -174,7 +174,7 @@ def read_revision(
         elif revision is None:
             return 0, None
         elif index.unchanged(revision):
-            if value is None and revision.length != TOMBSTONE:
+            if value is None and not revision.removed:
                 raise damaged(smallfiles, key, revision)
             return revision.time, value
 
@@ -190,7 +190,7 @@ def read_history(view: Generations, smallfiles: Smallfiles, key: bytes) -> list[
         time = view.visible()
         index = view.index
         kept, since = index.history(key, time)
-        values = [None if r.length == TOMBSTONE else _value(smallfiles, key, r) for r in kept]
+        values = [None if r.removed else _value(smallfiles, key, r) for r in kept]
         syncpoints.reach("read.after_copy")
         # Whoever overwrites one of them begins with its T, so if all stand they stood there together.
         if index.retired:
@@ -200,7 +200,7 @@ def read_history(view: Generations, smallfiles: Smallfiles, key: bytes) -> list[
             for revision, value in zip(kept, values, strict=True):
                 if revision.forgotten and found:
                     return found  # it was a value once, and nobody knows which
-                if value is None and revision.length != TOMBSTONE:
+                if value is None and not revision.removed:
                     raise damaged(smallfiles, key, revision)
                 found.append((revision.time, value))
                 if revision.forgotten:
@@ -260,6 +260,7 @@ def _read_many(
     locations, lengths = places[rows, 2 * ring], places[rows, 2 * ring + 1]
     syncpoints.reach("read.after_location")
     present = (chosen > 0) & (slots >= 0)
+    lengths = np.where(locations == 0, np.uint64(TOMBSTONE), lengths)  # forgotten
     # A full ring without a revision <= S may have lost one, which only the careful path can tell.
     again = (chosen <= 0) & (slots >= 0) & (times[:, 3] != 0)
     again |= present & (lengths > np.uint64(MAPPED_READ_BYTES_MAX)) & (lengths != np.uint64(TOMBSTONE))

@@ -280,6 +280,13 @@ class Smallfiles:
             )
         return offset
 
+    def since(self, file_id: int) -> int:
+        """The T up to which removals of keys are newer than all of the live part; 0 where that is not known."""
+        try:
+            return self.bound(file_id, layout.B_SINCE)
+        except CorruptedStoreError:
+            return 0
+
     def begin(self, file_id: int) -> int:
         """Where the live part of the smallfile begins. Raises CorruptedStoreError as ``bound``."""
         return self.bound(file_id, layout.B_BEGIN) or layout.SMALLFILE_BEGIN
@@ -343,8 +350,9 @@ class Smallfiles:
                 files.close(fd)
 
 
-def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, synced: bool) -> Appender:
-    """Make the smallfile ``file_id``, which only the caller may write to, with its header. A file of that id was never
+def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, since: int, synced: bool) -> Appender:
+    """Make the smallfile ``file_id``, which only the caller may write to, with its header. Nothing that it will hold is
+    older than the removal of a key up to T ``since``. A file of that id was never
     published in, so one that is there is what a dead predecessor began, and is written over. It must stay the same
     file: a survivor who looked for the predecessor's commit in it has it open.
 
@@ -357,7 +365,9 @@ def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, synced: bool) -> Ap
         files.unlink(path)  # nobody has such a one open
     appender = Appender(path, tail=0, mapped=smallfiles.mapped)
     try:
-        pieces = [head, bytes(layout.SMALLFILE_BEGIN - len(head))]
+        known = layout.pack_bound(file_id, layout.B_SINCE, since & layout.LOCATION_MASK) if since else 0
+        words = bytes(layout.B_SINCE * layout.WORD - len(head)) + known.to_bytes(layout.WORD, "little")
+        pieces = [head, words.ljust(layout.SMALLFILE_BEGIN - len(head), b"\0")]
         appender.reserve(layout.SMALLFILE_BEGIN)
         syncpoints.reach("smallfile.before_header", (appender.store_prefix, 0, pieces))
         appender.store(0, pieces)

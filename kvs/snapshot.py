@@ -129,7 +129,9 @@ class Snapshot:
         self._check_usable()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a kvs.Snapshot cannot be pickled or copied: it holds a lock. Take one in the other process")
+        raise TypeError(
+            "a kvs.Snapshot cannot be pickled or copied: it holds a lock. Take one in the other process"
+        )
 
 
 def _left_open(pins: Pins, time: int) -> None:

@@ -151,7 +151,9 @@ SHARED: dict[str, str] = {
     "syncs": "the locks SYNC of the writer places",
     "durable": "the lock DURABLE",
     "compact": "the lock COMPACT, and the pid of who holds it",
-    "everything": "all of these, and the names in the directory: it may not be said more exactly",
+    "pins": "the locks by which snapshots pin their T",
+    "directory": "the names of the store's files",
+    "medium": "what is on the medium",
 }
 """What several processes read and write: the kinds of things in ``FOOTPRINTS``."""
 
@@ -167,24 +169,25 @@ def _touches(reads: str = "", writes: str = "") -> Touches:
     return Touches(frozenset(reads.split()), frozenset(writes.split()))
 
 
+_ANYTHING = " ".join(SHARED)
 _ENTRIES = "keys times locations"
 _LOCKING = "commit owner"
-_AFTER_REPAIR = "counters visible tails places records next horizon lagging syncs"
-_DURABLE = "visible lagging syncs next"
-_FINISHED = "intent commit writers clean visible durable syncs lagging places"
+_AFTER_REPAIR = "counters next"
+_FINISHED = (
+    "intent commit writers clean visible durable syncs lagging places horizon records tails medium pins"
+    " directory"
+)
 
 FOOTPRINTS: dict[str, Touches] = {
     "prepare.before_extend": _touches("", "records"),
-    "prepare.after_extend": _touches(),
+    "prepare.after_extend": _touches("records"),
     "prepare.before_append": _touches("", "records"),
     "prepare.after_append": _touches(),
     "commit.before_lock": _touches("next", _LOCKING),
-    "commit.after_lock": _touches(
-        f"counters records next horizon {_ENTRIES}", "commit intent visible durable syncs lagging"
-    ),
+    "commit.after_lock": _touches(f"counters next compact {_ENTRIES}", _FINISHED),
     "commit.after_validate": _touches("", "intent"),
     "commit.after_place": _touches("", "intent"),
-    "commit.after_intent": _touches(),
+    "commit.after_intent": _touches("", "medium"),
     "record.before_append": _touches("", "records"),
     "record.after_append": _touches(f"{_ENTRIES}", "lagging"),
     "publish.before_key": _touches("", "keys"),
@@ -199,20 +202,18 @@ FOOTPRINTS: dict[str, Touches] = {
     "commit.after_tail": _touches("", "counters"),
     "commit.after_account": _touches("", "intent"),
     "commit.after_clear": _touches("intent", "commit"),
-    "commit.after_unlock": _touches(),
+    "commit.after_unlock": _touches("", "writers"),
     "durable.after_lock": _touches(),
     "durable.after_mark": _touches("lagging", "visible"),
-    "durable.before_sync": _touches("", "everything"),
+    "durable.before_sync": _touches("", "medium"),
     "durable.after_sync": _touches("", "lagging"),
     "durable.after_clear": _touches("", "syncs"),
-    "durable.after_unlock": _touches(_DURABLE, "syncs"),
-    "durable.before_raise": _touches(f"next counters {_ENTRIES}", "visible durable syncs lagging commit"),
-    "durable.after_raise": _touches(
-        f"next counters {_ENTRIES}", "visible durable syncs lagging commit intent"
-    ),
-    "laggard.after_lock": _touches("", "everything"),
+    "durable.after_unlock": _touches("visible lagging next places medium", "syncs writers"),
+    "durable.before_raise": _touches(f"next counters {_ENTRIES}", _FINISHED),
+    "durable.after_raise": _touches(f"next counters {_ENTRIES}", _FINISHED),
+    "laggard.after_lock": _touches("", _ANYTHING),
     "laggard.after_sync": _touches("", "lagging"),
-    "laggard.after_clear": _touches("", "everything"),
+    "laggard.after_clear": _touches("", _ANYTHING),
     "repair.after_found": _touches("intent visible records"),
     "repair.after_read": _touches("intent", "visible lagging"),
     "repair.before_discard": _touches("", "intent"),
@@ -224,21 +225,24 @@ FOOTPRINTS: dict[str, Touches] = {
     "repair.after_clear": _touches(f"{_AFTER_REPAIR} {_ENTRIES}", _FINISHED),
     "read.after_times": _touches("locations"),
     "read.after_location": _touches(f"visible records next horizon {_ENTRIES}"),
-    "read.after_copy": _touches(f"visible records intent tails places lagging next horizon {_ENTRIES}"),
+    "read.after_copy": _touches(
+        f"visible intent tails places lagging next horizon pins medium {_ENTRIES}", "directory records"
+    ),
     "claim.after_lock": _touches("next", _LOCKING),
-    "claim.after_owner": _touches("intent places next", "commit clean"),
+    "claim.after_owner": _touches("intent places next directory", "commit clean"),
     "smallfile.before_header": _touches("", "records"),
-    "smallfile.after_header": _touches("", "records"),
+    "smallfile.after_header": _touches("intent next", f"records horizon medium {_LOCKING}"),
     "smallfile.before_seal": _touches("", "records"),
-    "smallfile.after_seal": _touches("", "records"),
-    "snapshot.after_pin": _touches(f"next horizon visible records {_ENTRIES}"),
+    "smallfile.after_seal": _touches("visible", "records directory"),
+    "snapshot.before_pin": _touches("pins"),
+    "snapshot.after_pin": _touches(f"next horizon visible records pins medium {_ENTRIES}"),
     "create.before_index": _touches(),
     "create.before_publish": _touches(),
     "create.after_publish": _touches(),
-    "close.before_clean": _touches("intent counters visible", "clean"),
+    "close.before_clean": _touches("intent counters visible", "clean medium"),
     "close.after_clean": _touches("intent", "commit writers"),
-    **{name: _touches("", "everything") for name in POINTS if name.startswith(("grow.", "compact."))},
-    **{name: _touches("", "everything") for name in POINTS if name.startswith("rebuild.")},
+    **{name: _touches("", _ANYTHING) for name in POINTS if name.startswith(("grow.", "compact."))},
+    **{name: _touches("", _ANYTHING) for name in POINTS if name.startswith("rebuild.")},
 }
 """What the code between a point and the next one that the process comes to may read and write; words, locks and bytes
 that others look at, not what only its own handle has. A death at a point also frees the locks that the dead held."""
@@ -266,10 +270,10 @@ def _sleep(name: str, attempt: int) -> None:  # noqa: ARG001 - a scheduler's hoo
     There is no timed wait for an OFD lock (fcntl(2)), so the waiter polls. The cap keeps the hand-off
     short with eight writers on two cores; the growth keeps them from burning the holder's time.
     """
-    if attempt < 2:
+    if attempt < 6:
         os.sched_yield()
     else:
-        time.sleep(20e-6 * 1.5 ** min(attempt - 2, 9) if attempt < 12 else 1e-3)
+        time.sleep(20e-6 * 1.5 ** min(attempt - 6, 9) if attempt < 16 else 1e-3)
 
 
 hook: Hook | None = None

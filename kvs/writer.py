@@ -269,7 +269,12 @@ class Writer:
 
     def _begin(self, file_id: int) -> Appender:
         try:
-            self.appender = begin_smallfile(self.smallfiles, file_id, synced=self.durable)
+            self.appender = begin_smallfile(
+                self.smallfiles,
+                file_id,
+                since=self.view.index.words[layout.H_COMMITTED],
+                synced=self.durable,
+            )
         except DurabilityError as failure:
             self.failure = failure
             raise

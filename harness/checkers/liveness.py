@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from harness.checkers import rebuild
 from harness.checkers.findings import Findings
 from harness.checkers.operation import Operation
 from harness.history import Died, Left, Mark, Paused, RunEvent, Spawned, Standstill
@@ -41,8 +42,8 @@ def check(
     Definition: after a process crashes, the operations of the others still complete (progress despite
     crashes: Herlihy & Shavit, "On the nature of progress", 2011, here with a bound in seconds). The stall is
     the longest time between two acknowledged writes of anybody, from the start of the run until its stop,
-    less the time in which the machine stood still or a fault had stopped the holder of the commit lock.
-    Complexity: O(n log n).
+    less the time in which the machine stood still, a fault had stopped one who held a lock that commits wait for, or
+    the index was lost and not there again. Complexity: O(n log n).
 
     Does not verify: that every single survivor makes progress (one may starve); anything after the stop but
     what was found to be left behind.
@@ -120,13 +121,14 @@ def longest_stall(operations: Sequence[Operation], events: Sequence[RunEvent]) -
 
 
 def _union(events: Sequence[RunEvent]) -> list[tuple[int, int]]:
-    """The intervals that are nobody's fault, disjoint and in order."""
+    """The intervals that are not to be counted, disjoint and in order."""
     merged: list[tuple[int, int]] = []
-    for begin, end in sorted(
+    stopped = [
         (event.time, event.until)
         for event in events
         if isinstance(event, Standstill) or (isinstance(event, Paused) and event.holder)
-    ):
+    ]
+    for begin, end in sorted(stopped + rebuild.intervals(events)):
         if merged and begin <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(end, merged[-1][1])
         else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from harness.checkers.findings import Findings
 from harness.checkers.operation import Operation
-from harness.history import Died, Mark, RunEvent
+from harness.history import Died, Hits, Mark, RunEvent
 from harness.plan import Plan
 from harness.verdict import Verdict
 
@@ -18,9 +19,14 @@ _NAMED_MAX = 8
 
 
 def check(
-    operations: Sequence[Operation], events: Sequence[RunEvent], plan: Plan, required_points: Iterable[str]
+    operations: Sequence[Operation],
+    events: Sequence[RunEvent],
+    plan: Plan,
+    required_points: Iterable[str],
+    milestones: Mapping[str, str] = MappingProxyType({}),
 ) -> Verdict:
-    """The floors: enough operations, enough kills, every required point killed at, and a final snapshot.
+    """The floors: enough operations, enough kills, every required point killed at, everything happened that the
+    engine says must (``milestones``: what, and the sync point that counts it), and a final snapshot.
 
     Below any of them the verdict is ``UNKNOWN`` and says which. Rates are over the time from start to stop,
     so a run that was ended early is measured by what it did. Complexity: O(events).
@@ -56,9 +62,21 @@ def check(
                 + (f" and {len(missed) - _NAMED_MAX} more" if len(missed) > _NAMED_MAX else ""),
                 points=missed,
             )
+    for what, count in happened(events, milestones).items():
+        if count < limits.events_min:
+            found.unknown(f"too few {what}: {count}, the floor is {limits.events_min}")
     if not any(op.f == "final" and op.outcome == "ok" for op in operations):
         found.unknown("no final snapshot was completed")
     return found.verdict({"operations": acknowledged, "kills": kills})
+
+
+def happened(events: Sequence[RunEvent], milestones: Mapping[str, str]) -> dict[str, int]:
+    """How often everything happened that the engine counts by its sync points, all processes together."""
+    hits: Counter[str] = Counter()
+    for event in events:
+        if isinstance(event, Hits):
+            hits.update(event.hits)
+    return {what: hits[point] for what, point in milestones.items()}
 
 
 def is_kill(event: RunEvent) -> bool:

@@ -2,19 +2,26 @@
 
 Keys are 16 bytes, values are bytes. An adapter opens the store only after the fork, raises
 ``harness.errors.ConflictError`` where a transaction was refused without effect, and
-``harness.errors.EngineDamagedError`` where the store says that it is damaged. Any other exception is
-recorded as an operation of unknown outcome and ends the run as a harness failure.
+``harness.errors.EngineDamagedError`` where the store says that it is damaged, and ``InDoubtError`` where it cannot
+say whether the operation took effect. Any other exception is recorded as an operation of unknown outcome and ends the
+run as a harness failure.
+
+The last three protocols are what an engine may have besides; an engine without them is not asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 Tear = Callable[[float], None]
 """Applies only the first part (0: nothing, to 1) of the write that a sync point stands before, as a death in
 the middle of that write would."""
+
+
+class InDoubtError(Exception):
+    """The store could not say whether the operation took effect: it may be there, or come yet. The process goes on."""
 
 
 class Hook(Protocol):
@@ -40,6 +47,8 @@ class Revision(NamedTuple):
     sequence: int | None
 
 
+SLOW_SECONDS: Final = 120.0
+"""See ``Eventful.slow_points``."""
 BEFORE_ALL: Final = Revision(None, 0)
 """What every key was before the first commit; at the end of a history it says that nothing is missing there."""
 
@@ -158,3 +167,36 @@ class Engine(Protocol):
 
     def versions(self) -> dict[str, str]:
         """The software under test, e.g. ``{"sqlite": "3.40.1"}``."""
+
+
+@runtime_checkable
+class Compacting(Protocol):
+    """An engine whose stores give space back when they are asked to: then housekeepers ask all the time."""
+
+    def housekeep(self, session: Session, dead_min: float) -> int:
+        """Give back what is not needed any more wherever at least this share (0 to 1) of it is dead; returns how many
+        bytes of the store are still needed. Raises ``ConflictError`` where somebody else is at it.
+        """
+
+
+@runtime_checkable
+class Rebuilding(Protocol):
+    """An engine whose stores hold something that they can make again from the rest."""
+
+    lossy_points: frozenset[str]
+    """The sync points that only a process comes to that finds it lost."""
+
+    def lose_index(self, directory: Path) -> None:
+        """Remove it, while nobody has the store open. Called in the parent, too: opens nothing."""
+
+
+@runtime_checkable
+class Eventful(Protocol):
+    """An engine in whose stores something has to happen before a run has tortured them."""
+
+    milestones: Mapping[str, str]
+    """What has to happen (a noun in the plural), and the sync point that is reached once each time that it does."""
+
+    slow_points: frozenset[str]
+    """The required sync points that processes come to so seldom that only a run of ``SLOW_SECONDS`` must have killed at
+    each of them; a shorter one kills at them as often as it can."""

@@ -2,7 +2,8 @@
 
 The store is durable, so that the syncs and their sync points are part of what is tortured; on memory-backed
 storage they cost nothing. Handles alternate between ``io="mmap"`` and ``io="append"`` with the process id,
-so that one store serves both at once.
+so that one store serves both at once; some compact by themselves. The index begins with room for a few keys, and
+smallfiles are short, so that growth, rollovers and compaction never end.
 """
 
 from __future__ import annotations
@@ -14,11 +15,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import kvs
-from harness.engines.base import Hook, Revision, Tear, Value
+from harness.engines.base import Hook, InDoubtError, Revision, Session, Tear, Value
 from harness.errors import ConflictError, EngineDamagedError
-from kvs import files, locks, opening, syncpoints
+from kvs import files, generations, layout, locks, opening, syncpoints
+from kvs.smallfile import Smallfiles
 
-_REQUIRED = ("prepare.", "commit.", "record.", "publish.", "repair.")
+_REQUIRED: Final = (
+    *("prepare.", "commit.", "record.", "publish.", "repair.", "durable.", "laggard."),
+    *("smallfile.", "grow.", "compact.", "rebuild."),
+)
+_INDEX_CAPACITY: Final = 64
+_SMALLFILE_BYTES: Final = 1 << 20
+_COMPACT_AT: Final = 0.5
+_COMPACTING_ONE_OF: Final = 5
+"""So many of the handles, by the process id, compact by themselves."""
+_IMPATIENT_S: Final = 0.05
+"""How long a housekeeper waits now and then for another one, or for COMMIT, before it is refused."""
+_IMPATIENT_EVERY: Final = 3
+_SLOW: Final = ("compact.", "grow.", "rebuild.")
 
 
 def _tear(store: Callable[[Any, Any, int], None], position: Any, data: Any) -> Tear:
@@ -42,6 +56,11 @@ class _Translated:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, kvs.SnapshotTooOldError | kvs.TransactionAbortedError):
             raise ConflictError(str(error)) from error
+        if isinstance(error, kvs.LockTimeoutError):
+            in_doubt = error.committed is not None
+            raise (InDoubtError if in_doubt else ConflictError)(str(error)) from error
+        if isinstance(error, kvs.DurabilityError):
+            raise InDoubtError(str(error)) from error
         if isinstance(error, kvs.CorruptedStoreError):
             raise EngineDamagedError(str(error)) from error
 
@@ -106,12 +125,28 @@ class KvsSession:
     """One handle of a kvs store."""
 
     def __init__(
-        self, directory: Path, *, readonly: bool, io: str = "", lock_timeout_s: float = 30.0
+        self,
+        directory: Path,
+        *,
+        readonly: bool,
+        io: str = "",
+        lock_timeout_s: float = 30.0,
+        smallfile_bytes: int = layout.SMALLFILE_BYTES,
+        compact_at: float | None = None,
     ) -> None:
+        self.directory = directory
         self._flat = False
+        self._rounds = 0
         io = io or ("append" if os.getpid() % 2 else "mmap")
         with _translated:
-            self._store = kvs.open(directory, "r" if readonly else "w", io=io, lock_timeout_s=lock_timeout_s)
+            self._store = kvs.open(
+                directory,
+                "r" if readonly else "w",
+                io=io,
+                lock_timeout_s=lock_timeout_s,
+                smallfile_bytes=smallfile_bytes,
+                compact_at=compact_at,
+            )
 
     def transaction(self) -> KvsTransaction:
         """See the protocol."""
@@ -137,7 +172,15 @@ class KvsSession:
             return self._store.put_many(pairs)
 
     def settle(self) -> None:
-        """See the protocol: opening took COMMIT, and whoever takes it finishes or discards what the dead left."""
+        """See the protocol: opening took COMMIT, and whoever takes it finishes or discards what the dead left. What
+        they committed is visible as soon as it is on the medium, and so is everything before it.
+        """
+        writer, view = self._store._writer, self._store._view
+        assert writer is not None, "the session is read-only"
+        with _translated:
+            while not (committed := view.current().words[layout.H_COMMITTED]) and view.visible():
+                pass  # the index was replaced in between
+            writer.await_durable(committed)
 
     def revisions(self, key: bytes) -> list[Revision]:
         """See the protocol: the newest four."""
@@ -157,6 +200,20 @@ class KvsSession:
         except kvs.CorruptedStoreError as error:
             return [f"damaged: {error}"]
 
+    def compact(self, dead_min: float) -> int:
+        """One pass, now and then by a handle that is soon refused; returns the bytes of the index and of the records
+        that are kept.
+        """
+        self._rounds += 1
+        with _translated:
+            if self._rounds % _IMPATIENT_EVERY:
+                self._store.compact(min_dead=dead_min)
+            else:
+                with kvs.open(self.directory, "w", lock_timeout_s=_IMPATIENT_S) as store:
+                    store.compact(min_dead=dead_min)
+            stat = self._store.stat()
+        return int(stat["live_bytes"] + stat["index_bytes"])
+
     def close(self) -> None:
         """See the protocol."""
         with _translated:
@@ -174,14 +231,28 @@ class KvsEngine:
         "repair.after_discard": ("commit.after_intent", "record.before_append"),
         "repair.before_redo": ("record.after_append", "publish.after_busy", "commit.before_visible"),
         "repair.after_redo": ("record.after_append", "publish.after_busy", "commit.before_visible"),
+        "laggard.after_lock": ("durable.after_mark", "durable.before_sync"),
+        "laggard.after_sync": ("durable.after_mark", "durable.before_sync"),
+        "laggard.after_clear": ("durable.after_mark", "durable.before_sync"),
     }
+    lossy_points = frozenset(name for name in syncpoints.POINTS if name.startswith("rebuild."))
+    milestones: Mapping[str, str] = {
+        "claims": "claim.after_owner",
+        "rollovers": "smallfile.after_seal",
+        "growths": "grow.after_next",
+        "compactions": "compact.after_floor",
+        "full compactions": "compact.after_swept",
+        "rebuilds": "rebuild.after_publish",
+    }
+
+    slow_points = frozenset(name for name in syncpoints.POINTS if name.startswith(_SLOW))
 
     def points(self) -> Mapping[str, str]:
         """See the protocol."""
         return syncpoints.POINTS
 
     def required_points(self) -> frozenset[str]:
-        """Every point of commit and repair."""
+        """Every point of commit, repair, growth, compaction and rebuilding."""
         return frozenset(name for name in syncpoints.POINTS if name.startswith(_REQUIRED))
 
     def install_hook(self, hook: Hook | None) -> None:
@@ -209,28 +280,63 @@ class KvsEngine:
             )
         planted.BUGS[bug].plant()
 
-    def create(self, directory: Path, keys: int) -> None:
+    def create(self, directory: Path, keys: int) -> None:  # noqa: ARG002 - the index is to grow
         """See the protocol."""
-        kvs.open(directory, "n", durable=True, index_capacity=keys).close()
+        kvs.open(directory, "n", durable=True, index_capacity=_INDEX_CAPACITY).close()
 
     def open(self, directory: Path, *, readonly: bool = False) -> KvsSession:
         """See the protocol."""
-        return KvsSession(directory, readonly=readonly)
+        compact_at = _COMPACT_AT if os.getpid() % _COMPACTING_ONE_OF == 0 else None
+        return KvsSession(
+            directory, readonly=readonly, smallfile_bytes=_SMALLFILE_BYTES, compact_at=compact_at
+        )
+
+    def housekeep(self, session: Session, dead_min: float) -> int:
+        """See the protocol."""
+        assert isinstance(session, KvsSession)
+        return session.compact(dead_min)
+
+    def lose_index(self, directory: Path) -> None:
+        """See the protocol: whatever generations there are, whole or half made."""
+        for path in directory.glob("index.*"):
+            path.unlink()
 
     def left_behind(self, directory: Path) -> list[str]:
-        """See the protocol: ranges that are still locked, and an intent that nobody finished."""
+        """See the protocol: ranges that are still locked, work that nobody finished, files that nobody needs."""
         with kvs.open(directory, "r") as store:
             stat = store.stat()
         left = [f"the intent of transaction {stat['intent']} stands"] if stat["intent"] else []
+        left += [f"transaction {time} is not synced yet" for time in stat["lagging"]]
         fd = files.open_file(directory / opening.RANGES, write=True)
         try:
-            asked = [locks.COMPACT, locks.COMMIT, *map(locks.writer_range, range(stat["writers_max"]))]
+            places = range(stat["writers_max"])
+            asked = [locks.COMPACT, locks.COMMIT, locks.DURABLE]
+            asked += [*map(locks.writer_range, places), *map(locks.sync_range, places)]
             left += [f"{lock.name} is still held" for lock in asked if locks.range_is_held(fd, lock)]
+            left += [f"transaction {time} is still pinned" for time in locks.pins(fd)]
         finally:
             files.close(fd)
-        return left
+        return left + _debris(directory, stat["generation"])
 
     def versions(self) -> dict[str, str]:
         """See the protocol."""
         names = ("kvs-torture", "numpy", "xxhash", "portalocker")
         return {name: metadata.version(name) for name in names}
+
+
+def _debris(directory: Path, generation: int) -> list[str]:
+    """Files of growths that died, and smallfiles of compactions that died before they published anything in them."""
+    index = generations.locate(directory, write=False)
+    try:
+        smallfiles = Smallfiles(directory, index.store_uuid, index.traits, mapped=False)
+        try:
+            stride, published = index.writers_max + 1, generations.published(index, smallfiles)
+            outputs = [file_id for file_id in smallfiles.ids() if file_id % stride == index.writers_max]
+            left = [smallfiles.path(file_id).name for file_id in outputs if file_id not in published]
+        finally:
+            smallfiles.close()
+    finally:
+        index.close()
+    current = layout.index_name(generation)
+    left += sorted(path.name for path in directory.glob("index.*") if path.name != current)
+    return [f"{name} is still there, and nobody needs it" for name in left]

@@ -7,10 +7,26 @@ text is no longer found fails loudly instead of testing nothing.
 
 from typing import Final
 
-from harness.planted import claiming, committing, locking, repairing, viewing
+from harness.planted import (
+    claiming,
+    committing,
+    housekeeping,
+    locking,
+    persisting,
+    repairing,
+    viewing,
+)
 from harness.planted.mutation import Bug, Mutation, remember
 
-BUGS: Final[dict[str, Bug]] = locking.BUGS | committing.BUGS | repairing.BUGS | claiming.BUGS | viewing.BUGS
+BUGS: Final[dict[str, Bug]] = (
+    locking.BUGS
+    | committing.BUGS
+    | repairing.BUGS
+    | claiming.BUGS
+    | viewing.BUGS
+    | housekeeping.BUGS
+    | persisting.BUGS
+)
 """Every planted bug by name."""
 
 remember(BUGS.values())

@@ -5,25 +5,23 @@ from __future__ import annotations
 from typing import Final
 
 from harness.planted.mutation import Bug, Mutation
-from kvs import index, transaction
+from harness.planted.steps import INTEND, PUBLISH, RECORD, SHOW, bare
+from kvs import index, writer
 
-_WRITER: Final = transaction.Writer
+_WRITER: Final = writer.Writer
 _INDEX: Final = index.Index
-_RECORD_STEP: Final = "self._record(held, time, offset, record)  # 5"
-_PUBLISH_STEP: Final = "self._publish(held, time, tail, keys, extent, located)  # 6"
-_SHOW_STEP: Final = "repair.show(held, index, time)  # 7"
 
 BUGS: Final[dict[str, Bug]] = {
     "record-after-publish": Bug(
         "the commit record is appended after the revisions were published",
         (
-            Mutation(_WRITER, "commit", _RECORD_STEP, "pass"),
-            Mutation(_WRITER, "commit", _PUBLISH_STEP, f"{_PUBLISH_STEP[:-5]}; {_RECORD_STEP}"),
+            Mutation(_WRITER, "commit", RECORD, "pass"),
+            Mutation(_WRITER, "commit", PUBLISH, f"{bare(PUBLISH)}; {RECORD}"),
         ),
     ),
     "visible-before-publish": Bug(
         "C becomes T before the revisions are stored",
-        (Mutation(_WRITER, "commit", _PUBLISH_STEP, f"repair.show(held, index, time); {_PUBLISH_STEP}"),),
+        (Mutation(_WRITER, "commit", PUBLISH, f"repair.show(held, index, time); {PUBLISH}"),),
     ),
     "time-before-location": Bug(
         "a revision's T is stored before its location",
@@ -80,10 +78,8 @@ BUGS: Final[dict[str, Bug]] = {
     "intent-after-publish": Bug(
         "the intent is stored after the revisions were published",
         (
-            Mutation(_WRITER, "commit", "self._intend(held, time, offset)  # 4", "pass"),
-            Mutation(
-                _WRITER, "commit", _PUBLISH_STEP, f"{_PUBLISH_STEP[:-5]}; self._intend(held, time, offset)"
-            ),
+            Mutation(_WRITER, "commit", INTEND, "pass"),
+            Mutation(_WRITER, "commit", PUBLISH, f"{bare(PUBLISH)}; {INTEND}"),
         ),
     ),
     "tail-before-record": Bug(
@@ -92,8 +88,8 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(
                 _WRITER,
                 "commit",
-                _RECORD_STEP,
-                f"words[self.tail_word] = offset + COMMIT_BYTES; {_RECORD_STEP}",
+                RECORD,
+                f"words[self.place + layout.W_TAIL] = offset + COMMIT_BYTES; {RECORD}",
             ),
         ),
     ),
@@ -110,6 +106,6 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "cleared-before-account": Bug(
         "the intent is cleared before the tail and the counters are stored",
-        (Mutation(_WRITER, "commit", _SHOW_STEP, f"words[layout.H_INTENT] = 0; {_SHOW_STEP}"),),
+        (Mutation(_WRITER, "commit", SHOW, f"words[layout.H_INTENT] = 0; {SHOW}"),),
     ),
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from harness.planted.mutation import Bug, Mutation
-from kvs import locks, transaction
+from harness.planted.steps import BEFORE_LOCK, SHOW, VALIDATED, bare
+from kvs import locks, writer
 
-_WRITER: Final = transaction.Writer
-_SHOW_STEP: Final = "repair.show(held, index, time)  # 7"
+_WRITER: Final = writer.Writer
 
 BUGS: Final[dict[str, Bug]] = {
     "no-commit-lock": Bug(
@@ -44,7 +44,7 @@ BUGS: Final[dict[str, Bug]] = {
     "unlocked-before-account": Bug(
         "COMMIT is free as soon as C is T: the tail, the counters and the intent are stored without it",
         (
-            Mutation(_WRITER, "commit", _SHOW_STEP, f"{_SHOW_STEP[:-5]}; self.locks.release(held)"),
+            Mutation(_WRITER, "commit", SHOW, f"{bare(SHOW)}; self.locks.release(held)"),
             Mutation(
                 _WRITER, "commit", "self._leave(held)  # 10", "held in self.locks._held and self._leave(held)"
             ),
@@ -56,14 +56,14 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(
                 _WRITER,
                 "commit",
-                'reach("commit.before_lock")',
-                'early = words[layout.H_COMMITTED] + 1; reach("commit.before_lock")',
+                BEFORE_LOCK,
+                f"early = self.view.current().words[layout.H_COMMITTED] + 1; {BEFORE_LOCK}",
             ),
             Mutation(
                 _WRITER,
                 "commit",
-                'reach("commit.after_validate", self._place(offset))',
-                'time = early; reach("commit.after_validate", self._place(offset))',
+                VALIDATED,
+                f"time = early; {VALIDATED}",
             ),
         ),
     ),
@@ -76,6 +76,7 @@ BUGS: Final[dict[str, Bug]] = {
                 "finally:\n            self._leave(held)  # 10",
                 "finally:\n            pass\n        self._leave(held)",
             ),
+            Mutation(_WRITER, "_exit", "if sys.exc_info()[0] is not None:", "if False:"),
         ),
         campaign=False,  # a campaign ends at the error that follows, as one of the harness
     ),

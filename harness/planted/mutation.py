@@ -56,6 +56,8 @@ class Mutation(NamedTuple):
 
 def _rebound(mutant: Any, module: ModuleType) -> Any:
     """The same function with the module's live namespace as its globals, so that it sees other mutations."""
+    if isinstance(mutant, staticmethod):
+        return staticmethod(_rebound(mutant.__func__, module))
     function = type(mutant)(
         mutant.__code__, vars(module), mutant.__name__, mutant.__defaults__, mutant.__closure__
     )

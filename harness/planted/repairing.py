@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from harness.planted.mutation import Bug, Mutation
-from kvs import index, repair, smallfile, transaction
+from harness.planted.steps import PUBLISH, RECORD, VALIDATED, bare
+from kvs import index, repair, smallfile, writer
 
-_WRITER: Final = transaction.Writer
+_WRITER: Final = writer.Writer
 _INDEX: Final = index.Index
-_RECORD_STEP: Final = "self._record(held, time, offset, record)  # 5"
-_PUBLISH_STEP: Final = "self._publish(held, time, tail, keys, extent, located)  # 6"
 
 BUGS: Final[dict[str, Bug]] = {
     "intent-ignored": Bug(
@@ -66,19 +65,19 @@ BUGS: Final[dict[str, Bug]] = {
                 "return found if state.digest() == commit.records_hash else None",
                 "return found",
             ),
-            Mutation(_WRITER, "commit", _RECORD_STEP, "pass"),
+            Mutation(_WRITER, "commit", RECORD, "pass"),
             Mutation(
                 _WRITER,
                 "commit",
-                "extent, tail = self._prepare(keys, values)  # 0",
-                "extent, tail = encode(keys, values, integrity=self.integrity), words[self.tail_word]; "
-                "self.appender.reserve(tail + extent[1] + COMMIT_BYTES)",
+                "extent, tail, appender = self._prepare(keys, values)  # 0",
+                "extent = encode(keys, values, integrity=self.integrity); size = extent[1] + COMMIT_BYTES; "
+                "appender, tail = self.room(size); tail + size > appender.room and appender.reserve(tail + size)",
             ),
             Mutation(
                 _WRITER,
                 "commit",
-                _PUBLISH_STEP[:-5],
-                f"{_RECORD_STEP[:-5]}; self.appender.store(tail, extent[0]); {_PUBLISH_STEP[:-5]}",
+                PUBLISH,
+                f"{bare(RECORD)}; appender.store(tail, extent[0]); {PUBLISH}",
             ),
         ),
     ),
@@ -121,12 +120,12 @@ BUGS: Final[dict[str, Bug]] = {
     "repair-after-validation": Bug(
         "a commit validates and chooses its T before it finishes a dead writer's work",
         (
-            Mutation(_WRITER, "commit", "if words[layout.H_INTENT]:", "if False:"),
+            Mutation(_WRITER, "_arrive", "if words[layout.H_INTENT]:", "if False:"),
             Mutation(
                 _WRITER,
                 "commit",
-                'reach("commit.after_validate", self._place(offset))',
-                'repair.finish(held, index, self.smallfiles); reach("commit.after_validate", self._place(offset))',
+                VALIDATED,
+                "repair.finish(held, index, self.smallfiles, self.locks, self.lock_timeout_s); " + VALIDATED,
             ),
         ),
     ),

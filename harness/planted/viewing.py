@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from harness.planted.mutation import Bug, Mutation
-from kvs import index, reading, snapshot, transaction
+from kvs import index, reading, snapshot, transaction, writer
 
-_WRITER: Final = transaction.Writer
+_WRITER: Final = writer.Writer
 _INDEX: Final = index.Index
-_NOW: Final = "self._index.words[self._index.visible_word]"
+_NOW: Final = "self._view.visible()"
 
 BUGS: Final[dict[str, Bug]] = {
     "base-not-validated": Bug(
@@ -25,7 +25,7 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(
                 reading, "getter", "if time_words[(entry >> 3) + ring] == time else careful(key, default)", ""
             ),
-            Mutation(reading, "read_many", "for i in np.flatnonzero(again).tolist():", "for i in suspect:"),
+            Mutation(reading, "_read_many", "for i in np.flatnonzero(again).tolist():", "for i in suspect:"),
         ),
         workloads=("bank", "register"),
         readers=4,
@@ -36,7 +36,10 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(_INDEX, "find", "if time > snapshot:", "if time == BUSY:"),
             Mutation(_INDEX, "find", "t for t in times if t <= snapshot", "t for t in times if t != BUSY"),
             Mutation(
-                reading, "read_many", "np.where(times <= snapshot, times, 0)", "np.where(times > 0, times, 0)"
+                reading,
+                "_read_many",
+                "np.where(times <= snapshot, times, 0)",
+                "np.where(times > 0, times, 0)",
             ),
         ),
     ),
@@ -53,7 +56,7 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "absent-not-validated": Bug(
         "a key that was absent when it was fetched is not validated",
-        (Mutation(transaction, "check_bases", "if found != base:", "if base and found != base:"),),
+        (Mutation(writer, "check_bases", "if found != base:", "if base and found != base:"),),
     ),
     "validated-before-lock": Bug(
         "the fetched keys are validated before COMMIT is held",
@@ -63,7 +66,7 @@ BUGS: Final[dict[str, Bug]] = {
                 _WRITER,
                 "commit",
                 'reach("commit.before_lock")',
-                'check_bases(index, expected); reach("commit.before_lock")',
+                'check_bases(self.view.current(), expected); reach("commit.before_lock")',
             ),
         ),
     ),

@@ -12,7 +12,8 @@ _POINT_SHARE = 0.7
 passed all the time (those of publishing a key) would take nearly every kill."""
 _TORN_SHARE = 0.6
 _FOLLOW_SHARE = 0.6
-"""After a first kill, the share of the next ones that wait for a process in the middle of repair or of a claim."""
+"""After a first kill, the share of the next ones that wait for a process in the middle of a recovery or of a claim."""
+_RECOVERIES = ("repair.", "claim.", "laggard.", "grow.")
 _LATE = 0.8
 _NEVER = 1 << 60
 
@@ -50,7 +51,7 @@ class Killer:
         # Whoever has not come to the point by then dies where it is: there is a kill in nearly every schedule.
         late = view.step + int(_LATE * max(0, self._steps - view.step))
         if view.deaths and random.random() < _FOLLOW_SHARE:
-            points = [point for point in points if point.startswith(("repair.", "claim."))]
+            points = [point for point in points if point.startswith(_RECOVERIES)]
             self._point, self._hits, self._step = random.choice(points), 1, late
         elif random.random() < _POINT_SHARE:
             self._point, self._hits, self._step = random.choice(points), random.choice((1, 1, 2, 3, 5)), late

@@ -22,7 +22,7 @@ from harness.history import Event, Invoke
 from harness.scenario import Program
 from harness.stepped import heir
 from harness.stepped.place import Place
-from harness.stepped.program import Cast, play
+from harness.stepped.program import play
 from harness.worker import die_with
 from kvs import files, locks, syncpoints
 
@@ -148,7 +148,7 @@ class Performer:
         self._write: Any = None
         self._events: list[Event] = []
         self._descriptors: set[int] = set()
-        self._cast = Cast(place.items, place.keys, self._pause, self._emit, lambda: self._clock)
+        self._cast = place.cast(self._pause, self._emit, lambda: self._clock)
         self._hub = greenlet.getcurrent()
         self._life: Any = None
         """The greenlet of the last program."""
@@ -161,6 +161,8 @@ class Performer:
         """Play whatever is ordered until the process is killed, or whoever gives the orders is gone."""
         files.opened, files.closing = self._descriptors.add, self._descriptors.discard
         syncpoints.install(self._reached, self._waits)
+        if self._place.scenario.durable:
+            self._place.medium.watch()
         while True:
             order, self._clock, value = self._order()
             if order == Order.INHERIT:
@@ -239,6 +241,8 @@ class Performer:
             data = write[2]
             parts = sum(map(len, data)) if type(data) is list else len(write[1])
             self._write = write
+            if self._place.scenario.durable:
+                self._place.medium.reached(point, write)
         self._stand(_POINT, point, parts)
 
     def _waits(self, lock: str, attempt: int) -> None:  # noqa: ARG002 - the seam has it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from harness.engines.base import Revision, Session, Snapshot, Value
@@ -21,6 +21,7 @@ from harness.history import (
     operation_id,
 )
 from harness.scenario import Program, Transaction
+from harness.stepped.medium import nothing_missing
 from harness.workloads.base import Anomaly, Done, decode, encode, in_transaction
 
 WORKLOAD: Final = "explore"
@@ -42,19 +43,28 @@ _KINDS: Final[dict[str, Kind]] = {
     "read": "read",
     "get": "get",
     "history": "resolve",  # of no write in particular: what it lists is evidence all the same
+    "hold": "read",
+    "compact": "get",  # of nothing: nobody sees what it does
 }
+_OVERTAKING: Final = 3
 ERROR: Final = "error"
 """The property that no operation ends in an error which its interface does not document."""
 
 
 class Cast(NamedTuple):
-    """What a process needs to play: the items' names and keys, and where its events go and the clock comes from."""
+    """What a process needs to play: the items' names and keys, and where its events go and the clock comes from; what
+    every value has in it besides; whether the store is durable, and which transaction of those up to a T is not on the
+    medium (0: none).
+    """
 
     items: tuple[str, ...]
     keys: tuple[bytes, ...]
     pause: Callable[[str], None]
     emit: Callable[[Event], None]
     clock: Callable[[], int]
+    padding: bytes = b""
+    durable: bool = False
+    oldest_missing: Callable[[int], int] = nothing_missing
 
 
 def play(number: int, program: Program, cast: Cast, open_store: Callable[[], Session]) -> None:
@@ -67,11 +77,23 @@ def play(number: int, program: Program, cast: Cast, open_store: Callable[[], Ses
         for transaction in program.transactions:
             cast.pause(BEGIN)
             player.perform(session, transaction)
+        player.release()
         if program.closes:
             cast.pause(CLOSE)
             session.close()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the store's answer
         player.report(error)
+    finally:
+        player.let_go()
+
+
+class _Held(NamedTuple):
+    """A snapshot that is held, and what it showed at first."""
+
+    snapshot: Snapshot
+    wanted: tuple[int, ...]
+    reads: tuple[Read, ...]
+    session: Session
 
 
 class Player:
@@ -81,6 +103,7 @@ class Player:
         self._number = number
         self._cast = cast
         self._index = 0
+        self._held: list[_Held] = []
 
     def perform(self, session: Session, transaction: Transaction) -> None:
         """Do it as the next operation. Raises whatever the session raised, other than a conflict."""
@@ -107,6 +130,45 @@ class Player:
             emit(Info(number, index, cast.clock(), f"{type(error).__name__}: {error}"))
             raise
         emit(Ok(number, index, cast.clock(), done.sequence, done.reads))
+        if done.sequence and (missing := cast.oldest_missing(done.sequence)):
+            message = f"T={done.sequence} was told while T={missing} was not on the medium"
+            emit(Violation(number, cast.clock(), "durability", message, index))
+
+    def release(self) -> None:
+        """Read the snapshots that are held once more, and close them. Raises Anomaly."""
+        while self._held:
+            held = self._held.pop(0)
+            try:
+                self._compare(held, self._view(held.snapshot, held.wanted))
+            except ConflictError:
+                self._check_overtaken(held)
+            finally:
+                held.snapshot.close()
+
+    def let_go(self) -> None:
+        """Close the snapshots that are still held."""
+        while self._held:
+            self._held.pop().snapshot.close()
+
+    def _compare(self, held: _Held, again: tuple[Read, ...]) -> None:
+        for one, other in zip(held.reads, again, strict=True):
+            if one != other:
+                seen, then = describe_id(one.writer), describe_id(other.writer)
+                raise Anomaly(
+                    "isolation", f"{one.item}: a snapshot that is held shows {seen} and then {then}"
+                )
+
+    def _check_overtaken(self, held: _Held) -> None:
+        """A snapshot may be refused only if one of its keys was written four times since; the last of them may be under
+        way still. (In a durable store more of them may not be visible yet.)
+        """
+        since = held.snapshot.sequence or 0
+        newer = 0
+        for key in held.wanted:
+            revisions = held.session.revisions(self._cast.keys[key])
+            newer = max(newer, sum((revision.sequence or 0) > since for revision in revisions))
+        if newer < _OVERTAKING and not self._cast.durable:
+            raise Anomaly("isolation", f"a snapshot that is held is refused after {newer} newer versions")
 
     def report(self, error: Exception) -> None:
         """Say that the store answered with an error that it must not answer with."""
@@ -121,28 +183,45 @@ class Player:
     def _do(self, session: Session, transaction: Transaction, identity: int) -> Done:
         keys = self._cast.keys
         if transaction.kind == "put":
-            pairs = [(keys[key], encode(identity, keys[key], b"")) for key in transaction.writes]
+            pairs = [
+                (keys[key], encode(identity, keys[key], self._cast.padding)) for key in transaction.writes
+            ]
             return Done(session.put_many(pairs))
         if transaction.kind == "update":
             return in_transaction(session, lambda txn: self._update(txn, transaction, identity))
         if transaction.kind == "history":
-            return Done(None, tuple(self._versions(transaction.reads, session)))
+            return Done(
+                None, tuple(read for key in transaction.reads for read in self.versions(key, session))
+            )
         if transaction.kind == "get":
             return Done(None, tuple([self._read(key, session.get(keys[key])) for key in transaction.reads]))
+        if transaction.kind == "compact":
+            session.compact_once()  # type: ignore[attr-defined]
+            return Done(None)
+        return self._look(session, transaction)
+
+    def _look(self, session: Session, transaction: Transaction) -> Done:
+        """Read in one snapshot, which stays open where it is to be held."""
         snapshot = session.snapshot()
+        held = False
         try:
-            return Done(snapshot.sequence, self._view(snapshot, transaction.reads))
+            reads = self._view(snapshot, transaction.reads)
+            held = transaction.kind == "hold"
         except Anomaly as anomaly:
             anomaly.sequence = snapshot.sequence
             raise
         finally:
-            snapshot.close()
+            if not held:
+                snapshot.close()
+        if held:
+            self._held.append(_Held(snapshot, transaction.reads, reads, session))
+        return Done(snapshot.sequence, reads)
 
     def _update(self, txn: object, transaction: Transaction, identity: int) -> Done:
         keys = self._cast.keys
         reads = tuple([self._read(key, txn.get(keys[key])) for key in transaction.reads])  # type: ignore[attr-defined]
         for key in transaction.writes:
-            txn.put(keys[key], encode(identity, keys[key], b""))  # type: ignore[attr-defined]
+            txn.put(keys[key], encode(identity, keys[key], self._cast.padding))  # type: ignore[attr-defined]
         for key in transaction.deletes:
             txn.delete(keys[key])  # type: ignore[attr-defined]
         return Done(None, reads)
@@ -158,11 +237,10 @@ class Player:
                 raise Anomaly("isolation", f"{read.item}: one snapshot shows {seen} and then {then}", reads)
         return reads
 
-    def _versions(self, wanted: tuple[int, ...], session: Session) -> Iterator[Read]:
-        for key in wanted:
-            name = self._cast.keys[key]
-            for revision in session.revisions(name):
-                yield _version(self._cast.items[key], name, revision)
+    def versions(self, key: int, session: Session) -> list[Read]:
+        """Every version of the item that is kept, the newest first."""
+        name = self._cast.keys[key]
+        return [_version(self._cast.items[key], name, revision) for revision in session.revisions(name)]
 
     def _read(self, key: int, value: Value | None) -> Read:
         item = self._cast.items[key]
@@ -172,23 +250,36 @@ class Player:
 
 
 class Aftermath(NamedTuple):
-    """What is found when everybody has gone: events of the last process, and what was left behind."""
+    """What is found when everybody has gone: events of the last process, what was left behind, and every version that
+    is kept of each item, if that was asked for.
+    """
 
     events: list[Event]
     left: list[Left]
+    kept: dict[str, list[Read]] | None = None
 
 
-def examine(number: int, cast: Cast, open_store: Callable[[], Session], killed: list[Invoke]) -> Aftermath:
+def examine(
+    number: int,
+    cast: Cast,
+    open_store: Callable[[], Session],
+    killed: list[Invoke],
+    *,
+    history: bool = False,
+) -> Aftermath:
     """As process ``number``, after everybody has gone: open the store (its last recovery), look for every write in
-    ``killed`` among the versions that it keeps, run its own check, and read everything in one snapshot. The session is
-    not closed: like everybody else, whoever examines just ends.
+    ``killed`` among the versions that it keeps, run its own check, and read everything in one snapshot, and with
+    ``history`` every version that is kept. The session is not closed: like everybody else, whoever examines just ends.
     """
     events: list[Event] = []
     left: list[Left] = []
+    kept: dict[str, list[Read]] | None = None
     cast = cast._replace(emit=events.append)
     player = Player(number, cast)
     try:
         session = open_store()
+        if cast.durable:
+            session.settle()
         for index, write in enumerate(killed, 1):
             events += _resolve(number, index, write, cast, session)
         left += [Left(cast.clock(), "structure", finding) for finding in session.verify(thorough=True)]
@@ -196,9 +287,11 @@ def examine(number: int, cast: Cast, open_store: Callable[[], Session], killed: 
         if strangers:
             left.append(Left(cast.clock(), "structure", f"a key that nobody wrote: {min(strangers).hex()}"))
         _final(number, len(killed) + 1, cast, session)
+        if history:
+            kept = {item: player.versions(key, session) for key, item in enumerate(cast.items)}
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the store's answer
         player.report(error)
-    return Aftermath(events, left)
+    return Aftermath(events, left, kept)
 
 
 def _resolve(number: int, index: int, write: Invoke, cast: Cast, session: Session) -> list[Event]:

@@ -21,6 +21,7 @@ from typing import Any
 import greenlet
 
 from harness.scenario import Scenario
+from harness.stepped import medium
 from harness.stepped.base import Actor, State
 from harness.stepped.place import Place
 from harness.stepped.program import Cast, play
@@ -63,6 +64,10 @@ class Simulated:
         if files.opened != self._opened:
             syncpoints.install(self._reached, self._waits, self._freed)
             files.opened, files.closing = self._opened, self._closing
+        if self.scenario.durable:
+            self.place.medium.watch()
+        else:
+            medium.unwatched()
 
     # -- the seams of the store ---------------------------------------------------------------------------
 
@@ -82,6 +87,8 @@ class Simulated:
         data = write[2]
         actor.parts = sum(map(len, data)) if type(data) is list else len(write[1])
         actor.within.write = write
+        if self.scenario.durable:
+            self.place.medium.reached(point, write)
         self._switch()
         actor.parts = 0
 
@@ -121,7 +128,7 @@ class Simulated:
         self._actors = [Actor(number, program) for number, program in enumerate(self.scenario.programs, 1)]
         for actor in self._actors:
             within = actor.within = _Within()
-            cast = Cast(self.place.items, self.place.keys, self._pause, actor.events.append, self._now)
+            cast = self.place.cast(self._pause, actor.events.append, self._now)
             within.greenlet = greenlet.greenlet(self._live)
             within.switch = within.greenlet.switch
             within.muted = not actor.program.joins
@@ -208,6 +215,7 @@ class Simulated:
         self._unwind()
         syncpoints.install(None)
         files.opened = files.closing = files._nothing
+        medium.unwatched()
         os.close(self._null)
         self.place.close()
 

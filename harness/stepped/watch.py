@@ -18,8 +18,9 @@ import numpy.typing as npt
 from harness.history import Invoke
 from harness.schedule.footprints import NOTHING, Footprint
 from harness.stepped.base import Stage
+from harness.stepped.medium import Medium
 from harness.stepped.program import BEGIN, CLOSE, OPEN
-from kvs import files, index, layout, locks, opening, syncpoints
+from kvs import files, generations, index, layout, locks, opening, syncpoints
 from kvs.smallfile import Appender, Smallfiles
 from kvs.syncpoints import Touches
 
@@ -29,11 +30,18 @@ ACQUIRES: Final = {**syncpoints.ACQUIRES, CLOSE: locks.COMMIT.name}
 _FETCHED: Final = syncpoints.FOOTPRINTS["read.after_copy"].reads
 DECLARED: Final[dict[str, Touches]] = {
     **syncpoints.FOOTPRINTS,
-    BEGIN: Touches(_FETCHED, frozenset()),
-    OPEN: Touches(frozenset({"clean", "places", "tails"}), frozenset({"writers"})),
+    BEGIN: Touches(_FETCHED, frozenset({"compact", "directory", "records"})),
+    OPEN: Touches(
+        frozenset(
+            {"clean", "places", "tails", "next", "horizon", "visible", "intent", "counters", "directory"}
+        ),
+        frozenset({"writers", "places"}),
+    ),
     CLOSE: Touches(
-        frozenset({"intent", "tails", "places", "records", "counters", "visible", "clean"}),
-        frozenset({"commit", "owner", "writers"}),
+        frozenset({"counters", "visible", "clean", "next", "lagging", "syncs", "directory"}),
+        frozenset(
+            {"commit", "owner", "writers", "records", "tails", "places", "intent", "horizon", "compact"}
+        ),
     ),
 }
 """``syncpoints.FOOTPRINTS`` and the harness's own points."""
@@ -42,19 +50,29 @@ _FILES: Final = 1 << 44
 _FILE_SHIFT: Final = 32
 _WHOLE_FILE: Final = (1 << _FILE_SHIFT) - 1
 _BLOCK_BYTES: Final = 64
+_LOOKED_AT_BYTES: Final = 1 << 17
+"""Nothing stands behind this byte of a smallfile of a scenario."""
 _READ_WHOLE_BYTES: Final = 1 << 16
-_COMMIT: Final = -1
-_COMPACT: Final = -2
+_LOCKS: Final = {locks.COMMIT.name: -1, locks.COMPACT.name: -2, locks.DURABLE.name: -4}  # -3: deaths
+_PINS: Final = -6
+_DIRECTORY: Final = -7
+_MEDIUM: Final = -8
+_KINDS: Final = {
+    **{number: name.lower() for name, number in _LOCKS.items()},
+    _PINS: "pins",
+    _DIRECTORY: "directory",
+    _MEDIUM: "medium",
+}
 _WRITERS: Final = -1024
+_SYNCS: Final = -(1 << 20)
 
 
 def lock_object(name: str) -> int:
     """The number of a lock as an object of footprints."""
-    if name == locks.COMMIT.name:
-        return _COMMIT
-    if name == locks.COMPACT.name:
-        return _COMPACT
-    return _WRITERS - int(name[7:-1])
+    if name in _LOCKS:
+        return _LOCKS[name]
+    kind, _, slot = name[:-1].partition("[")
+    return (_WRITERS if kind == "WRITER" else _SYNCS) - int(slot)
 
 
 def _blocks(file_id: int, start: int, end: int) -> range:
@@ -80,6 +98,14 @@ _HEADER_KINDS: Final = {
     layout.H_BOOT + 1: "clean",
     layout.H_CLEAN: "clean",
     layout.H_CLEAN + 1: "clean",
+    layout.H_NEXT: "next",
+    layout.H_COMPACT_PID: "compact",
+    **dict.fromkeys(range(layout.H_FLOOR, layout.H_OUTPUT_FILE + 1), "horizon"),
+    layout.H_PLACES: "places",
+}
+_PLACE_KINDS: Final = {
+    layout.W_TAIL: "tails",
+    **dict.fromkeys((layout.W_LAGGING, layout.W_LAGGING_FILE, layout.W_LAGGING_OFFSET), "lagging"),
 }
 
 
@@ -87,14 +113,12 @@ def kind_of(thing: int, first_word: int) -> str:
     """The name in ``syncpoints.SHARED`` of an object, "" for what never changes. ``first_word``: of the entries."""
     if thing >= _FILES:
         return "records"
-    if thing == _COMMIT:
-        return "commit"
     if thing < 0:
-        return "writers"
+        return _KINDS.get(thing) or ("writers" if thing > _SYNCS else "syncs")
     if thing < layout.HEADER_WORDS:
         return _HEADER_KINDS.get(thing, "")
     if thing < first_word:
-        return "tails" if (thing - layout.HEADER_WORDS) % layout.WRITER_WORDS == layout.W_TAIL else "places"
+        return _PLACE_KINDS.get((thing - layout.HEADER_WORDS) % layout.WRITER_WORDS, "places")
     word = (thing - first_word) % layout.ENTRY_WORDS
     return "keys" if word < layout.E_TIME else "times" if word < layout.E_PLACE else "locations"
 
@@ -140,6 +164,10 @@ class _Array:
         self._writes.update(self._numbers[where].ravel().tolist())
         self._array[where] = value
 
+    def tolist(self) -> Any:
+        """See numpy."""
+        return self[:].tolist()
+
     def take(self, rows: Any, axis: int) -> Any:
         """See numpy."""
         self._reads.update(self._numbers.take(rows, axis=axis).ravel().tolist())
@@ -154,10 +182,15 @@ class Watch:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self.locks: Sequence[str] = (locks.COMMIT.name,)
+        self.locks: Sequence[str] = tuple(_LOCKS)
+        if stage.scenario.durable:
+            places = sum(program.role == "writer" for program in stage.scenario.programs)
+            self.locks = (*self.locks, *(locks.sync_range(slot).name for slot in range(places)))
         self._reads: set[int] = set()
         self._writes: set[int] = set()
         self._active = False
+        self._waiting: dict[int, str] = {}
+        """The lock that each process waited for when its last step ended: its next one depends on who lets it go."""
         self._originals: list[tuple[Any, str, Any]] = []
         self.undeclared: set[str] = set()
         """What steps touched that ``DECLARED`` does not say."""
@@ -165,8 +198,6 @@ class Watch:
         words = memoryview(stage.place.index[: layout.PAGE]).cast("Q")
         self._first_word = first = words[layout.H_ENTRIES] // layout.WORD
         count = first + words[layout.H_SLOTS] * layout.ENTRY_WORDS
-        self._numbers = np.arange(len(stage.place.index) // layout.WORD)
-        self._halves = self._numbers[first:count].reshape(-1, 8)
         smallfiles = range(len(stage.scenario.programs))
         self._anything = frozenset(
             (layout.H_COMMITTED, layout.H_DURABLE, *range(first, count), *map(_whole, smallfiles))
@@ -178,6 +209,7 @@ class Watch:
         """See ``Witness``."""
         self._reads.clear()
         self._writes.clear()
+        self._waiting.clear()
         self._active = True
 
     def stop(self) -> None:
@@ -186,17 +218,21 @@ class Watch:
 
     def take(self, mover: Any, point: str) -> Footprint:
         """See ``Witness``. What ``point`` does not declare goes to ``undeclared``."""
+        if mover is not None and (waited := self._waiting.pop(mover.number, "")):
+            self._reads.add(lock_object(waited))
         reads, writes = frozenset(self._reads - self._writes), frozenset(self._writes)
         self._reads.clear()
         self._writes.clear()
         seen = Footprint(reads, writes)
         if mover is None:
             return seen
+        if mover.waits:
+            self._waiting[mover.number] = mover.waits
         if (point, seen) not in self._seen:
             self._check(point, seen)
             self._seen.add((point, seen))
-        coarse = self._coarse(mover)
-        return seen._replace(reads=reads | coarse) if coarse else seen
+        reads |= self._coarse(mover)
+        return Footprint(reads, writes)
 
     def wants(self, standing: Any) -> str:
         """See ``Witness``."""
@@ -247,6 +283,18 @@ class Watch:
             (Smallfiles, "words", self._file_words),
             (Smallfiles, "check", self._file_words),
             (Smallfiles, "_open", self._file_opened),
+            (Smallfiles, "bound", self._bound_read),
+            (Smallfiles, "ids", self._reading(_DIRECTORY)),
+            (generations, "numbers", self._reading(_DIRECTORY)),
+            (files, "unlink", self._unlinked),
+            (files, "publish", self._writing(_DIRECTORY)),
+            (files, "punch", self._punched),
+            (locks, "_set_pin", self._reading(_PINS)),  # two that pin commute, and one alone looks at all
+            (locks, "lowest_pin", self._writing(_PINS)),
+            (Medium, "synced", self._writing(_MEDIUM)),
+            (Medium, "appended", self._writing(_MEDIUM)),
+            (Medium, "oldest_missing", self._reading(_MEDIUM)),
+            (Smallfiles, "store_word", self._bound_stored),
         ]
         for owner, name, make in replaced:
             original = getattr(owner, name)
@@ -262,9 +310,16 @@ class Watch:
         def made(one: Any, *arguments: Any, **options: Any) -> None:
             original(one, *arguments, **options)
             if self._active:
-                one.words = _Words(one.words, self._reads, self._writes)
-                one.flat = _Array(one.flat, self._numbers, self._reads, self._writes)
-                one.halves = _Array(one.halves, self._halves, self._reads, self._writes)
+                reads, writes = self._reads, self._writes
+                numbers = np.arange(len(one.flat))
+                end = one.first_word + one.slots * layout.ENTRY_WORDS
+                places = numbers[layout.HEADER_WORDS :][: one.writers_max * layout.WRITER_WORDS]
+                one.words = _Words(one.words, reads, writes)
+                one.flat = _Array(one.flat, numbers, reads, writes)
+                one.halves = _Array(one.halves, numbers[one.first_word : end].reshape(-1, 8), reads, writes)
+                one.lagging = _Array(
+                    one.lagging, places[layout.W_LAGGING :: layout.WRITER_WORDS], reads, writes
+                )
 
         return made
 
@@ -361,3 +416,52 @@ class Watch:
             return original(one, file_id)
 
         return opened
+
+    def _bound_read(self, original: Any) -> Any:
+        def bound(one: Any, file_id: int, word: int) -> Any:
+            self._reads.update(_blocks(file_id, word * layout.WORD, (word + 1) * layout.WORD))
+            return original(one, file_id, word)
+
+        return bound
+
+    def _bound_stored(self, original: Any) -> Any:
+        def store(one: Any, file_id: int, word: int, value: int, **options: Any) -> None:
+            self._writes.update(_blocks(file_id, word * layout.WORD, (word + 1) * layout.WORD))
+            original(one, file_id, word, value, **options)
+
+        return store
+
+    def _reading(self, thing: int) -> Callable[[Any], Any]:
+        """Replace a function by one that is seen to read ``thing``."""
+        return lambda original: self._noting(original, self._reads, thing)
+
+    def _writing(self, thing: int) -> Callable[[Any], Any]:
+        """Replace a function by one that is seen to write ``thing``."""
+        return lambda original: self._noting(original, self._writes, thing)
+
+    @staticmethod
+    def _noting(original: Any, seen: set[int], thing: int) -> Any:
+        def noting(*arguments: Any, **options: Any) -> Any:
+            seen.add(thing)
+            return original(*arguments, **options)
+
+        return noting
+
+    def _punched(self, original: Any) -> Any:
+        def punch(fd: int, offset: int, length: int, path: Path) -> None:
+            end = min(offset + length, max(offset, _LOOKED_AT_BYTES))
+            self._writes.update(_blocks(int(path.stem), offset, end))
+            self._writes.add(_whole(int(path.stem)))
+            original(fd, offset, length, path)
+
+        return punch
+
+    def _unlinked(self, original: Any) -> Any:
+        def unlink(path: Path) -> None:
+            self._writes.add(_DIRECTORY)
+            if path.suffix == ".small" and path.exists():
+                self._writes.update(_blocks(int(path.stem), 0, _LOOKED_AT_BYTES))
+                self._writes.add(_whole(int(path.stem)))
+            original(path)
+
+        return unlink

@@ -10,20 +10,27 @@ from harness.workloads.append import Append
 from harness.workloads.bank import Bank
 from harness.workloads.base import Workload
 from harness.workloads.bundle import VOLUME_BYTES_PER_S, VOLUME_FREE_BYTES, Bundle
+from harness.workloads.churn import Churn
 from harness.workloads.register import Register
 
 __all__ = ["VOLUME_BYTES_PER_S", "VOLUME_FREE_BYTES", "Workload", "keys_max", "make"]
 
+LONG_SECONDS: Final = 300.0
+"""A run of at least so many seconds has larger values, too."""
 SPARE_KEYS: Final = 1024
 """Room in the store beyond what the workloads ever use."""
 
 
 def make(
-    names: Sequence[str], seconds: float, volume: Callable[[], float] | None = None
+    names: Sequence[str],
+    seconds: float,
+    volume: Callable[[], float] | None = None,
+    commits: Callable[[], int] | None = None,
 ) -> tuple[Workload, ...]:
     """The workloads called ``names``, sized for a run of ``seconds``, in that order.
 
-    ``volume`` says how many bytes may still be written before large writes are left out.
+    ``volume`` says how many bytes may still be written before large writes are left out, ``commits`` how often the
+    run's processes have committed so far.
 
     Raises:
         UsageError: no workload has that name, or one is named twice.
@@ -33,6 +40,7 @@ def make(
         "bundle": lambda: Bundle(volume),
         "append": lambda: Append(seconds),
         "register": Register,
+        "churn": lambda: Churn(commits, long=seconds >= LONG_SECONDS),
     }
     if len(set(names)) != len(names) or not names:
         raise UsageError("name each workload once, and at least one")

@@ -36,7 +36,7 @@ _KINDS: Final = (
 )
 """Weighted so that a write averages 160 keys: the largest take most of the bytes and a sixth of a percent
 of the operations."""
-_SIZES: Final = (8, 9, 16, 24, 40, 64, 100, 200, 400, 1000, 4000)
+SIZES: Final = (8, 9, 16, 24, 40, 64, 100, 200, 400, 1000, 4000)
 """Bytes of a value in a group of less than ``_UNIFORM`` keys; one of them per write and key."""
 _UNIFORM: Final = 512
 """From this size on every value is the writer's id and the number of its key: 16 bytes that can be made and
@@ -48,13 +48,18 @@ minutes); what a killed writer had begun counts, because a store may keep its sp
 
 
 class Group:
-    """One item: its keys, and the values that a write of operation ``identity`` puts there."""
+    """One item: its keys, and the values that a write of operation ``identity`` puts there. ``sizes``: how many bytes
+    a value may have, in a group of less than ``_UNIFORM`` keys.
+    """
 
-    def __init__(self, size: int, number: int) -> None:
-        self.item = f"bundle/{size}-{number}"
+    def __init__(
+        self, size: int, number: int, workload: str = "bundle", sizes: Sequence[int] = SIZES
+    ) -> None:
+        self.item = f"{workload}/{size}-{number}"
         self.size = size
-        self.byte_count = size * (RECORD_BYTES + (0 if size >= _UNIFORM else sum(_SIZES) // len(_SIZES)))
-        self.keys = [key_of("bundle", self.item, part) for part in range(size)]
+        self.byte_count = size * (RECORD_BYTES + (0 if size >= _UNIFORM else sum(sizes) // len(sizes)))
+        self.keys = [key_of(workload, self.item, part) for part in range(size)]
+        self._sizes = sizes
         self._parts = [part.to_bytes(8, "little") for part in range(size)]
 
     def values(self, identity: int) -> list[bytes]:
@@ -62,7 +67,7 @@ class Group:
         head = identity.to_bytes(_ID_BYTES, "little")
         if self.size >= _UNIFORM:
             return [head + part for part in self._parts]
-        return [_value(head, key) for key in self.keys]
+        return [_value(head, key, self._sizes) for key in self.keys]
 
     def writer_at(self, part: int, value: bytes) -> int:
         """The id that the value of the key number ``part`` carries.
@@ -71,7 +76,9 @@ class Group:
             Anomaly: nobody wrote this value at this key.
         """
         head = value[:_ID_BYTES]
-        whole = head + self._parts[part] if self.size >= _UNIFORM else _value(head, self.keys[part])
+        whole = (
+            head + self._parts[part] if self.size >= _UNIFORM else _value(head, self.keys[part], self._sizes)
+        )
         if value != whole:
             raise Anomaly(
                 "atomicity", f"{self.item}: {len(value)} bytes at key {part} that nobody wrote there"
@@ -96,6 +103,26 @@ class Group:
     def read_at(self, part: int, value: Value) -> Read:
         """What the value of one key tells of the group. Raises Anomaly as ``writer_at``."""
         return Read(self.item, self.writer_at(part, value.data), value.sequence)
+
+    def read(self, snapshot: Snapshot) -> Read:
+        """All keys in one view, the first one twice. Raises Anomaly as ``written_by``, or if that one differs."""
+        values = snapshot.get_many(self.keys)
+        if len(values) != self.size:
+            raise Anomaly("atomicity", f"{self.item}: {len(values)} values for {self.size} keys")
+        identity = self.written_by(values)
+        probe = snapshot.get(self.keys[0])
+        if (None if probe is None else probe.data) != values[0]:
+            raise Anomaly("snapshot", f"{self.item}: the same key of one snapshot was read twice and differs")
+        return Read(self.item, identity, None if probe is None else probe.sequence)
+
+    def versions(self, session: Session) -> tuple[Read, ...]:
+        """The versions of the first key, newest first, which those of the last must not contradict."""
+        first, last = (
+            versions_of_key(session, self.item, self.keys[part], functools.partial(self.read_at, part))
+            for part in (0, self.size - 1)
+        )
+        _compare(self.item, first, last)
+        return first
 
     def _difference(self, values: Sequence[bytes | None]) -> str:
         marks = Counter(
@@ -160,33 +187,15 @@ class Bundle:
     def read(self, random: Random, session: Session) -> Act:  # noqa: ARG002
         """One group in one snapshot; a large one seldom."""
         group = self._pick(random)
-        return in_snapshot(self.name, lambda snapshot: (self._read(snapshot, group),))
+        return in_snapshot(self.name, lambda snapshot: (group.read(snapshot),))
 
     def versions(self, session: Session, item: str) -> tuple[Read, ...]:
-        """See the protocol: the versions of the first key, which those of the last must not contradict."""
-        group = self._by_item[item]
-        first, last = (
-            versions_of_key(session, item, group.keys[part], functools.partial(group.read_at, part))
-            for part in (0, group.size - 1)
-        )
-        _compare(item, first, last)
-        return first
+        """See the protocol."""
+        return self._by_item[item].versions(session)
 
     def everything(self, snapshot: Snapshot, *, retired: bool) -> tuple[Read, ...]:  # noqa: ARG002
         """Every group."""
-        return tuple(self._read(snapshot, group) for groups in self._groups for group in groups)
-
-    def _read(self, snapshot: Snapshot, group: Group) -> Read:
-        values = snapshot.get_many(group.keys)
-        if len(values) != group.size:
-            raise Anomaly("atomicity", f"{group.item}: {len(values)} values for {group.size} keys")
-        identity = group.written_by(values)
-        probe = snapshot.get(group.keys[0])
-        if (None if probe is None else probe.data) != values[0]:
-            raise Anomaly(
-                "snapshot", f"{group.item}: the same key of one snapshot was read twice and differs"
-            )
-        return Read(group.item, identity, None if probe is None else probe.sequence)
+        return tuple(group.read(snapshot) for groups in self._groups for group in groups)
 
 
 def _compare(item: str, first: Sequence[Read], last: Sequence[Read]) -> None:
@@ -208,7 +217,7 @@ def _compare(item: str, first: Sequence[Read], last: Sequence[Read]) -> None:
             )
 
 
-def _value(head: bytes, key: bytes) -> bytes:
+def _value(head: bytes, key: bytes, sizes: Sequence[int]) -> bytes:
     unit = xxhash.xxh3_128_digest(head + key)
-    byte_count = _SIZES[unit[0] % len(_SIZES)] - _ID_BYTES
+    byte_count = sizes[unit[0] % len(sizes)] - _ID_BYTES
     return head + (unit * (byte_count // len(unit) + 1))[:byte_count]

@@ -53,6 +53,7 @@ def test_a_campaign_against_sqlite_ends_in_ok_and_saves_everything(out: Path, st
         "environment.json",
         "history",
         "supervisor.jsonl",
+        "space.jsonl",
         "verdict.json",
         "report.md",
     }

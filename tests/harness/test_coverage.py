@@ -226,7 +226,7 @@ def ends(stage: Simulated, watch: Watch, preemptions: int | None) -> set[str]:
         told = [[structs.replace(event, time=0) for event in events] for events in execution.histories]
         died = sorted((kill.process, kill.point, kill.torn) for kill in execution.kills)
         aftermath = [structs.replace(event, time=0) for event in execution.aftermath]
-        image = [xxh3_128_hexdigest(bytes(view)) for view, _ in stage.place._maps]
+        image = [xxh3_128_hexdigest(data) for data in stage.place.images().values()]
         found.add(json.dumps(to_builtins([told, died, aftermath, image]), sort_keys=True))
     return found
 

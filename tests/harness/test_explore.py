@@ -15,8 +15,10 @@ from harness import explore, explore_job
 from harness.explore_job import BLOCK, POINTS, Found, Job, Notes, Options, Order, Tally, aims
 from harness.explore_jobs import Counts, Position, Record
 from harness.failure import load
+from harness.scenarios import SCENARIOS
 from harness.schedule.base import Choice
 from harness.verdict import Outcome
+from kvs import syncpoints
 
 KILLED = {"meetings": [], "deaths": {"commit.after_lock": 3}}
 
@@ -163,10 +165,21 @@ def test_scenarios_take_turns_by_blocks() -> None:
     assert Options(strategy="pct").strategy_of(0) == "pct"
 
 
-def test_no_kill_waits_at_a_point_that_a_store_that_exists_never_comes_to() -> None:
-    assert not any(point.startswith("create.") for point in aims(durable=True))
-    only_durable = set(aims(durable=True)) - set(aims(durable=False))
-    assert only_durable == {"record.before_sync", "record.after_sync", "commit.after_durable"}
+def test_no_kill_waits_at_a_point_that_nobody_comes_to() -> None:
+    every = {point for scenario in SCENARIOS.values() for point in aims(scenario)}
+    assert not any(point.startswith(("create.", "rebuild.")) for point in every)
+    assert {point.partition(".")[0] for point in every} >= {
+        "durable",
+        "laggard",
+        "grow",
+        "compact",
+        "smallfile",
+    }
+    plain = {point.partition(".")[0] for point in aims(SCENARIOS["two-writers"])}
+    assert not plain & {"durable", "laggard", "grow", "compact", "close"}
+    assert set(aims(SCENARIOS["durable"])) - set(aims(SCENARIOS["default"])) == {
+        point for point in syncpoints.POINTS if point.startswith(("durable.", "laggard."))
+    }
 
 
 def record(scenario: str = "overtaken", **counts: Any) -> Record:

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from harness import faults
+from harness import faults as faults_module
 from harness.board import Board
 from harness.faults import NO_FAULT, Dealer, Fault, Seen, hook_for, may_hold_lock
 from harness.plan import FAULTS, Limits
@@ -93,7 +93,7 @@ def test_a_pause_point_stops_and_goes_on_when_it_is_continued() -> None:
 def stops(hits: int, point: str, board: Board, monkeypatch: pytest.MonkeyPatch) -> int:
     """How often a worker that carries a pause at every hit of ``point`` stops itself in so many hits."""
     sent: list[int] = []
-    monkeypatch.setattr(faults.os, "kill", lambda _, number: sent.append(number))
+    monkeypatch.setattr(faults_module.os, "kill", lambda _, number: sent.append(number))
     hook = hook_for(Fault("pause-point", point, 1), board, board.slots[0])
     for _ in range(hits):
         hook(point)
@@ -108,7 +108,7 @@ def test_a_reader_is_stopped_again_and_again_but_not_for_ever_and_not_when_all_a
     after the end of the run for as long as it was waited for: the harness called it hung and blamed the store.
     """
     board = Board(1, ["read.after_copy", "commit.after_lock"])
-    assert stops(1000, "read.after_copy", board, monkeypatch) == faults._READ_PAUSES_MAX + 1
+    assert stops(1000, "read.after_copy", board, monkeypatch) == faults_module._READ_PAUSES_MAX + 1
     assert stops(1000, "commit.after_lock", board, monkeypatch) == 1
     board.set_stop()
     assert stops(1000, "read.after_copy", board, monkeypatch) == 0
@@ -134,6 +134,9 @@ def test_a_hook_counts_every_point_and_knows_the_last_one() -> None:
         ("commit.after_lock", True),
         ("publish.after_time", True),
         ("repair.after_found", True),
+        ("durable.after_mark", True),
+        ("compact.before_swing", True),
+        ("durable.after_unlock", False),
         ("commit.before_lock", False),
         ("commit.after_unlock", False),
         ("prepare.after_append", False),
@@ -219,8 +222,8 @@ def test_everybody_is_killed_every_two_seconds_or_so() -> None:
 def test_no_kill_at_random_times_until_survivors_have_committed_or_had_their_time() -> None:
     deal = dealer()
     deal.killed("", at_point=False, elapsed_s=1.0, commits=100)
-    assert not deal.kill_due(1.4, 101)
-    assert deal.kill_due(1.4, 102)
+    assert not deal.kill_due(1.4, 111)
+    assert deal.kill_due(1.4, 112)
     assert deal.kill_due(1.6, 100)
 
 
@@ -238,3 +241,101 @@ def test_victims_are_mostly_writers_and_seldom_those_with_a_fault_of_their_own()
     assert victims[0] > 10 * victims[1] > 0
     assert victims[0] > 10 * victims[2] > 0
     assert deal.victim([]) is None
+
+
+CHORES = {"compact.before_punch": 20, "compact.after_swept": 0, **POINTS}
+
+
+def test_housekeepers_wait_at_what_only_they_do_and_writers_do_not() -> None:
+    required = REQUIRED | {"compact.before_punch", "compact.after_swept"}
+    deal = Dealer(Random(1), FAULTS, required, Limits())
+    of = {
+        role: {deal.fault_for(role, seen(CHORES), []).point for _ in range(200)} - {""}
+        for role in ("writer", "housekeeper")
+    }
+    assert of["housekeeper"] == {"compact.before_punch"}
+    assert "repair.after_found" in of["writer"]
+    assert not any(point.startswith("compact.") for point in of["writer"])
+
+
+def test_some_housekeepers_carry_a_fault_and_the_others_get_to_the_end_of_what_they_do() -> None:
+    deal = Dealer(Random(1), FAULTS, REQUIRED | {"compact.before_punch"}, Limits())
+    faults = [deal.fault_for("housekeeper", seen(CHORES), []) for _ in range(300)]
+    assert 20 <= sum(not fault.kind for fault in faults) <= 60
+    carrying = next(fault for fault in faults if fault.kind)
+    others = [deal.fault_for("housekeeper", seen(CHORES), [carrying]) for _ in range(300)]
+    spared = [fault for fault in others if not fault.kind]
+    assert 70 <= len(spared) <= 180
+    assert {fault.spared_s for fault in spared} == {faults_module._CHORES_SPARED_S}
+    for _ in range(3):
+        deal.killed("compact.before_punch", at_point=True, elapsed_s=1.0, commits=1)
+    calm = [deal.fault_for("housekeeper", seen(CHORES), []) for _ in range(300)]
+    assert 150 <= sum(not fault.kind for fault in calm) <= 240, "their points were killed at often enough"
+
+
+def test_everybody_dies_together_more_seldom_after_the_first_minute() -> None:
+    deal = dealer()
+    times = [tick / 10 for tick in range(2_000) if deal.kill_all_due(tick / 10)]
+    early, late = ([time for time in times if (time < 60.0) == first] for first in (True, False))
+    assert len(early) > 20
+    assert 5 <= len(late) <= 15
+
+
+def test_whoever_waits_for_a_rare_point_dies_at_any_that_was_killed_at_too_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rare = {"grow.after_next": 2, "repair.after_found": 3}
+    deal = Dealer(Random(1), FAULTS, REQUIRED | set(rare), Limits())
+    hits = {**POINTS, **rare}
+    waiting = [fault for _ in range(300) if (fault := deal.fault_for("writer", seen(hits), [])).rare]
+    waiting = [fault for fault in waiting if fault.kind == "kill-point" and fault.point in rare]
+    assert {(fault.point, fault.also) for fault in waiting} == {
+        (point, frozenset(rare) - {point}) for point in rare
+    }
+    for _ in range(3):
+        deal.killed("grow.after_next", at_point=True, elapsed_s=1, commits=1)
+    faults_of = [deal.fault_for("writer", seen(hits), []) for _ in range(300)]
+    assert not any("grow.after_next" in fault.also for fault in faults_of)
+
+    board, sent = Board(1, sorted(hits)), []
+    monkeypatch.setattr(faults_module.os, "kill", lambda _, number: sent.append(number))
+    hook = hook_for(
+        Fault("kill-point", "grow.after_next", 3, also=frozenset({"repair.after_found"})),
+        board,
+        board.slots[0],
+    )
+    for point, killed in (("commit.after_lock", 0), ("grow.after_next", 0), ("repair.after_found", 1)):
+        hook(point)
+        assert sent == [signal.SIGKILL] * killed
+
+
+LOSSY = frozenset({"rebuild.before_seal", "rebuild.after_publish"})
+
+
+def test_only_an_index_that_can_be_made_again_is_lost() -> None:
+    required = REQUIRED | LOSSY
+    losing = Dealer(Random(1), FAULTS, required, Limits(), None, LOSSY)
+    others = [
+        Dealer(Random(1), FAULTS, required, Limits()),
+        Dealer(Random(1), ("kill-all",), required, Limits(), None, LOSSY),
+    ]
+    assert 20 <= sum(losing.loss_due() for _ in range(100)) <= 60
+    assert not any(deal.loss_due() for deal in others for _ in range(100))
+
+
+def test_whoever_makes_an_index_again_is_killed_at_that_until_it_was_enough() -> None:
+    deal = Dealer(Random(1), FAULTS, REQUIRED | LOSSY, Limits(), None, LOSSY)
+    hits = {**POINTS, **dict.fromkeys(LOSSY, 50)}
+    assert not any(deal.fault_for("writer", seen(hits), []).point in LOSSY for _ in range(200))
+    for _ in range(3):
+        deal.killed("rebuild.before_seal", at_point=True, elapsed_s=1, commits=1)
+    behind = [fault for _ in range(100) if (fault := deal.fault_after_loss()).kind]
+    assert {(fault.kind, fault.point, fault.hit) for fault in behind} == {
+        ("kill-point", "rebuild.after_publish", 1)
+    }
+    for _ in range(3):
+        deal.killed("rebuild.after_publish", at_point=True, elapsed_s=1, commits=1)
+    enough = [fault for _ in range(100) if (fault := deal.fault_after_loss()).kind]
+    assert {fault.point for fault in enough} == LOSSY
+    assert len(behind) > 2 * len(enough)
+    assert dealer().fault_after_loss() == NO_FAULT

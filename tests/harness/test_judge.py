@@ -11,6 +11,7 @@ import pytest
 from serial_database import SerialDatabase, make
 
 from harness import judge
+from harness.checkers.space import Sample
 from harness.errors import HarnessError, HistoryError, UsageError
 from harness.history import HistoryWriter, Info, Invoke, Ok, Read, Violation
 from harness.judge import Judgement, Run
@@ -173,7 +174,32 @@ def test_canary_fails_a_right_run() -> None:
 def test_checkers_of_absent_workloads_are_left_out() -> None:
     names = {v.property_name for v in judge.judge(run_of(make(1), workloads=("register",))).verdicts}
     assert not names & {"bank", "append"}
-    assert set(judge.PROPERTIES) == names | {"bank", "append"}
+    assert set(judge.PROPERTIES) == names | {"bank", "append", "rebuild", "space"}
+
+
+def test_what_the_engine_can_do_decides_what_is_judged(tmp_path: Path) -> None:
+    facts = {
+        "rebuilds": "yes",
+        "compacts": "yes",
+        "milestones": "growths=grow.after_next,claims=claim.after_owner",
+    }
+    directory = save(tmp_path / "run", make(1), Plan(1, limits=NO_FLOORS), **facts)
+    final = Sample(9, 100 << 20, 1 << 20, 5, final=True)
+    (directory / "space.jsonl").write_bytes(msgspec.json.encode(final) + b'\n{"time":10,"dis')
+    run = judge.load(directory)
+    assert run.samples == [final]
+    assert judge.milestones(run) == {"growths": "grow.after_next", "claims": "claim.after_owner"}
+    judgement = judge.judge(run)
+    assert named(judgement, "space") is Outcome.VIOLATION
+    assert named(judgement, "rebuild") is Outcome.UNKNOWN
+    assert judge.milestones(run_of(make(1))) == {}
+
+
+def test_a_sample_that_cannot_be_read_is_an_error_with_its_line(tmp_path: Path) -> None:
+    directory = save(tmp_path / "run", make(1), Plan(1))
+    (directory / "space.jsonl").write_bytes(b'{"time":1}\n')
+    with pytest.raises(HistoryError, match=r"space\.jsonl"):
+        judge.load(directory)
 
 
 def test_judging_leaves_the_collector_as_it_was() -> None:

@@ -9,14 +9,15 @@ import pytest
 
 from harness import planted, selftest, survey
 from harness.errors import UsageError
-from harness.planted import claiming, committing, locking, repairing, viewing
+from harness.planted import claiming, committing, housekeeping, locking, persisting, repairing, viewing
 from harness.scenarios import EXHAUSTIVE, GENERAL, SCENARIOS
 
 README = Path(survey.__file__).parent / "README.md"
 
 
 def test_there_are_bugs_of_every_kind_and_at_least_sixteen_that_exploring_is_to_find() -> None:
-    kinds = (locking.BUGS, committing.BUGS, repairing.BUGS, claiming.BUGS, viewing.BUGS)
+    modules = (locking, committing, repairing, claiming, viewing, housekeeping, persisting)
+    kinds = [module.BUGS for module in modules]
     explored = set(survey.names())
     assert len(explored) >= 16
     assert all(len(explored & kind.keys()) >= 2 for kind in kinds)
@@ -49,6 +50,9 @@ def test_what_is_explored_by_default_are_scenarios_in_which_processes_die() -> N
         "stale-record-redone",
         "claim-skips-repair",
         "absent-not-validated",
+        "growth-not-retired",
+        "acknowledged-before-sync",
+        "rebuild-skips-gap-rule",
     ],
 )
 def test_exploring_finds_a_bug_alone_makes_it_small_and_real_processes_show_it_ten_times(bug: str) -> None:

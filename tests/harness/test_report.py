@@ -11,6 +11,7 @@ from rich.console import Console
 from serial_database import make
 
 from harness import judge, report
+from harness.checkers.space import Sample
 from harness.errors import HarnessError
 from harness.history import Died, Hits, Paused, RunEvent, Violation
 from harness.judge import Judgement, Run
@@ -102,6 +103,17 @@ def test_unknown_says_why(good: Run) -> None:
     text = "\n".join(printed(run, judge.judge(run)))
     assert "repair.after_redo (0)" in text
     assert text.splitlines()[-1].startswith("UNKNOWN  traffic: ")
+
+
+def test_what_happened_to_the_files_and_what_they_took_is_told(good: Run) -> None:
+    samples = [Sample(time, 20 << 20, 10 << 20, 5, 3, time == 9) for time in (1, 9)]
+    environment = {**good.environment, "milestones": "growths=commit.after_lock"}
+    run = msgspec.structs.replace(good, samples=samples, environment=environment)
+    figures = dict(report.summarize(run, judge.judge(run)).figures)
+    assert figures["growths"] == "1,234"
+    assert figures["disk in the end"] == "21.0 MB"
+    assert figures["  for each needed byte"] == "2.00"
+    assert "disk in the end" not in dict(report.summarize(good, judge.judge(good)).figures)
 
 
 def test_files_are_written(tmp_path: Path, bad: Run) -> None:

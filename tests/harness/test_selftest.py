@@ -25,7 +25,7 @@ for name, bug in BUGS.items():
     if os.fork() == 0:  # a child for each: what is planted cannot be pulled out again
         bug.plant()
         changed = [inspect.getattr_static(each.owner, each.name) for each in bug.mutations]
-        compiled = {function.__code__.co_filename for function in changed}
+        compiled = {getattr(function, "__func__", function).__code__.co_filename for function in changed}
         os._exit(0 if compiled == {f"<planted {each.name}>" for each in bug.mutations} else 3)
     print(name, os.waitstatus_to_exitcode(os.wait()[1]))
 """

@@ -14,7 +14,7 @@ from dict_engine import DictSession
 
 from harness import workloads
 from harness.board import Board
-from harness.engines.base import Engine, Session
+from harness.engines.base import Engine, InDoubtError, Session
 from harness.errors import ConflictError, EngineDamagedError
 from harness.history import (
     Event,
@@ -39,6 +39,7 @@ from harness.worker import (
     Leave,
     Scene,
     guarded,
+    housekeep_forever,
     resolve,
     stream,
     write_forever,
@@ -102,6 +103,44 @@ def test_a_conflict_is_a_fail_and_the_next_try_a_new_operation(desk: Desk) -> No
     fails = [event for event in desk.events() if isinstance(event, Fail)]
     assert [(event.index, event.error) for event in fails] == [(1, "changed"), (2, "changed")]
     assert desk.board.slots[0].commits == 0
+
+
+def test_an_operation_in_doubt_is_an_info_and_not_tried_again(desk: Desk) -> None:
+    assert desk.client.perform(desk.session, raising(InDoubtError("committed, and not seen yet")))
+    assert desk.client.perform(desk.session, raising(InDoubtError("again"), "read"))
+    infos = [event for event in desk.events() if isinstance(event, Info)]
+    assert [(event.index, event.error) for event in infos] == [
+        (1, "committed, and not seen yet"),
+        (2, "again"),
+    ]
+    assert (desk.board.slots[0].operations, desk.board.slots[0].commits) == (2, 0)
+
+
+class Chores:
+    """An engine that is asked to give space back: refused the second time, and told to stop after the fourth."""
+
+    def __init__(self, board: Board) -> None:
+        self.asked: list[float] = []
+        self.board = board
+
+    def housekeep(self, session: Session, dead_min: float) -> int:
+        self.asked.append(dead_min)
+        if len(self.asked) == 4:
+            self.board.set_stop()
+        if len(self.asked) == 2:
+            raise ConflictError("somebody else is at it")
+        return 1000 * len(self.asked)
+
+
+def test_a_housekeeper_asks_until_the_end_and_says_what_is_needed(desk: Desk) -> None:
+    chores = Chores(desk.board)
+    scene = cast("Scene", SimpleNamespace(plan=Plan(1), board=desk.board, engine=chores))
+    assert desk.board.needed_bytes == 0
+    housekeep_forever(scene, Assignment(3, 0, "housekeeper", 0), desk.client, desk.session)
+    assert len(chores.asked) == 4
+    assert all(0 <= dead_min <= 0.9 for dead_min in chores.asked)
+    assert desk.board.needed_bytes == 4000
+    assert desk.events() == []
 
 
 def test_an_unexpected_exception_is_an_info_and_goes_on(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -17,6 +18,7 @@ from harness.workloads.append import ELEMENTS_MAX, LANES, Append
 from harness.workloads.bank import TOTAL, Bank
 from harness.workloads.base import Act, Anomaly, Done, Workload, decode, encode, key_of
 from harness.workloads.bundle import Bundle, Group
+from harness.workloads.churn import Churn
 from harness.workloads.register import Register
 
 KEY = key_of("bank", "bank/1")
@@ -295,3 +297,55 @@ def test_versions_that_differ_between_the_keys_of_a_group_are_an_anomaly() -> No
     session.history[group.keys[0]].append((b"12345678x", 4))
     with pytest.raises(Anomaly, match="9 bytes at key 0 that nobody wrote"):
         workload.versions(session, group.item)
+
+
+def test_the_windows_of_churn_go_around_and_remove_what_they_inserted() -> None:
+    session, progress = DictSession(), itertools.count()
+    churn = Churn(lambda: 4 * next(progress))
+    done = run_writes(churn, session, 3000)
+    inserted = [item for act, _ in done for item in act.writes]
+    removed = [item for act, _ in done for item in act.deletes]
+    assert len(set(inserted)) > 500
+    assert len(set(inserted) & set(removed)) > 300
+    assert {int(item.removeprefix("churn/").split("-")[0]) for item in removed} == {1, 6, 50, 400, 1500}
+    there = sum(read.writer is not None for read in see_everything(churn, session))
+    assert there < len(set(inserted)) / 2
+    sizes = {len(value.data) for value in session.data.values()}
+    assert min(sizes) == 8
+    assert max(sizes) >= 4000
+
+
+def held(churn: Churn, session: DictSession, group: Group, meanwhile: Callable[[], None]) -> tuple[Read, ...]:
+    """Hold a snapshot over ``meanwhile``, which happens at its second look."""
+    snapshot = session.snapshot()
+    get_many, looks = snapshot.get_many, itertools.count()
+
+    def look(keys: Sequence[bytes]) -> list[bytes | None]:
+        if next(looks):
+            meanwhile()
+        return get_many(keys)
+
+    snapshot.get_many = look  # type: ignore[method-assign]
+    return churn._held(snapshot, [group], 3)
+
+
+def test_a_snapshot_that_is_held_waits_for_the_others_and_must_stay_the_same() -> None:
+    looked = itertools.count()
+    churn, session, group = Churn(lambda: next(looked)), DictSession(), Group(6, 0, "churn")
+    session.put_many(list(zip(group.keys, group.values(7), strict=True)))
+    removal = session.transaction()
+    for key in group.keys:
+        removal.delete(key)
+    (read,) = held(churn, session, group, lambda: removal.commit() and None)
+    assert read.writer == 7
+    assert next(looked) >= 4
+    assert session.get(group.keys[0]) is None
+
+    session.put_many(list(zip(group.keys, group.values(8), strict=True)))
+    snapshot = session.snapshot()
+    times = itertools.count()
+    snapshot.get_many = lambda keys: group.values(8) if next(times) == 0 else [None] * len(keys)  # type: ignore[method-assign]
+    snapshot.get = lambda key: None if next(times) > 1 else Value(group.values(8)[0], 9)  # type: ignore[method-assign]
+    with pytest.raises(Anomaly, match=r"shows process 0 operation 8 \(T=9\) and then absent") as caught:
+        churn._held(snapshot, [group], 3)
+    assert caught.value.property_name == "snapshot"

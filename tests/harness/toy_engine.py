@@ -82,6 +82,54 @@ class ToyEngine:
         return {"toy": "1"}
 
 
+class KeepingEngine(ToyEngine):
+    """A toy with chores, and with an index (of nothing) that it makes again where it is lost."""
+
+    lossy_points = frozenset({"rebuild.before_write", "rebuild.after_write"})
+    milestones: Mapping[str, str] = {"compactions": "compact.after_lock", "rebuilds": "rebuild.after_write"}
+    forgetful = False
+
+    def points(self) -> Mapping[str, str]:
+        return {**POINTS, **dict.fromkeys((*self.lossy_points, "compact.after_lock"), "a toy's chores")}
+
+    def open(self, directory: Path, *, readonly: bool = False) -> ToySession:
+        session = super().open(directory)
+        if not (directory / "index").exists():
+            self.hook("rebuild.before_write")
+            if self.forgetful:
+                state = session.load()
+                state.data.pop(max(state.data), None)
+                (directory / "state").write_bytes(msgspec.msgpack.encode(state))
+            (directory / "index").touch()
+            self.hook("rebuild.after_write")
+        return session
+
+    def create(self, directory: Path, keys: int) -> None:
+        super().create(directory, keys)
+        (directory / "index").touch()
+
+    def lose_index(self, directory: Path) -> None:
+        (directory / "index").unlink(missing_ok=True)
+
+    def housekeep(self, session: ToySession, dead_min: float) -> int:
+        assert 0 <= dead_min <= 1
+        try:
+            fcntl.flock(session.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError("somebody else has the lock") from None
+        try:
+            self.hook("compact.after_lock")
+            return (session.directory / "state").stat().st_size
+        finally:
+            fcntl.flock(session.lock_fd, fcntl.LOCK_UN)
+
+
+class ForgetfulEngine(KeepingEngine):
+    """The same, but whoever makes its index again loses a key."""
+
+    forgetful = True
+
+
 class TwoHalvesEngine(ToyEngine):
     """A toy whose transactions are not atomic."""
 
