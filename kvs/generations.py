@@ -90,14 +90,23 @@ def published(index: Index, smallfiles: Smallfiles) -> dict[int, Region]:
     regions: dict[int, Region] = {}
     for file_id in smallfiles.ids():
         try:
-            sealed_end = smallfiles.bound(file_id, layout.B_END)
-            end = sealed_end or tails.get(file_id, 0)
-            if end:  # else somebody has begun it and not committed in it yet
-                regions[file_id] = Region(smallfiles.begin(file_id), end, sealed_end > 0)
+            region = _region(smallfiles, file_id, tails)
         except CorruptedStoreError:
-            if not smallfiles.stranger(file_id):
-                raise
+            if smallfiles.stranger(file_id):
+                continue
+            region = _region(
+                smallfiles, file_id, tails
+            )  # its writer may have been giving it its header just then
+        if region is not None:
+            regions[file_id] = region
     return regions
+
+
+def _region(smallfiles: Smallfiles, file_id: int, tails: dict[int, int]) -> Region | None:
+    """The published part; ``None`` if somebody has begun the file and not committed in it yet."""
+    sealed_end = smallfiles.bound(file_id, layout.B_END)
+    end = sealed_end or tails.get(file_id, 0)
+    return Region(smallfiles.begin(file_id), end, sealed_end > 0) if end else None
 
 
 def numbers(directory: Path) -> list[int]:

@@ -28,9 +28,11 @@ _FLAT_BYTES_MAX: Final = 1 << 13
 _HASHES: Final = (xxh3_64_intdigest, xxh3_128_digest)
 
 
-def read(view: Generations, smallfiles: Smallfiles, key: bytes, snapshot: int) -> tuple[int, bytes | None]:
+def read(
+    view: Generations, smallfiles: Smallfiles, key: bytes, snapshot: int, *, pinned: bool = False
+) -> tuple[int, bytes | None]:
     """``(T, value)`` of the newest revision of ``key`` with T <= ``snapshot``; T is 0 where there never was
-    one, and the value ``None`` where it is a removal.
+    one, and the value ``None`` where it is a removal. What a ``pinned`` snapshot can see is never forgotten.
 
     Raises:
         SnapshotTooOldError: it was overwritten, or forgotten.
@@ -53,7 +55,7 @@ def read(view: Generations, smallfiles: Smallfiles, key: bytes, snapshot: int) -
                 return revision.time, value  # type: ignore[union-attr]
             if revision is not None and not revision.removed:
                 raise damaged(smallfiles, key, revision)
-            if words[layout.H_HORIZON] > snapshot:
+            if not pinned and words[layout.H_HORIZON] > snapshot:
                 raise SnapshotTooOldError(key, snapshot)  # what was removed since may have been forgotten
             return (0 if revision is None else revision.time), None
 
@@ -229,24 +231,30 @@ def damaged(smallfiles: Smallfiles, key: bytes, revision: Revision) -> Corrupted
 
 
 def read_many(
-    view: Generations, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int
+    view: Generations, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int, *, pinned: bool = False
 ) -> list[bytes | None]:
     """The values of ``keys`` at ``snapshot``, ``None`` where absent; errors as ``read``."""
     if len(keys) < VECTOR_MIN:
-        return [read(view, smallfiles, key, snapshot)[1] for key in keys]
+        return [read(view, smallfiles, key, snapshot, pinned=pinned)[1] for key in keys]
     while True:
         index = view.index
-        values = _read_many(view, index, smallfiles, keys, snapshot)
+        values = _read_many(view, index, smallfiles, keys, snapshot, pinned=pinned)
         if not index.retired:
             break
         view.follow()
-    if index.words[layout.H_HORIZON] > snapshot and None in values:
+    if not pinned and index.words[layout.H_HORIZON] > snapshot and None in values:
         raise SnapshotTooOldError(keys[values.index(None)], snapshot)
     return values
 
 
 def _read_many(
-    view: Generations, index: Index, smallfiles: Smallfiles, keys: Sequence[bytes], snapshot: int
+    view: Generations,
+    index: Index,
+    smallfiles: Smallfiles,
+    keys: Sequence[bytes],
+    snapshot: int,
+    *,
+    pinned: bool,
 ) -> list[bytes | None]:
     slots, heads = index.locate(keys)
     times = heads[:, E_TIME : E_TIME + REVISIONS].view(np.int64)  # BUSY is -1
@@ -273,7 +281,7 @@ def _read_many(
     again |= present & (index.flat[words + layout.E_PLACE + 2 * ring] != locations)
     again[suspect] = True
     for i in np.flatnonzero(again).tolist():
-        values[i] = read(view, smallfiles, keys[i], snapshot)[1]
+        values[i] = read(view, smallfiles, keys[i], snapshot, pinned=pinned)[1]
     return values
 
 

@@ -118,10 +118,10 @@ class Snapshot:
 
     def _read(self, name: bytes) -> tuple[int, bytes | None]:
         self._check_open()
-        return reading.read(self._view, self._smallfiles, name, self.transaction_counter)
+        return reading.read(self._view, self._smallfiles, name, self.transaction_counter, pinned=True)
 
     def _read_many(self, names: list[bytes]) -> list[bytes | None]:
-        return reading.read_many(self._view, self._smallfiles, names, self.transaction_counter)
+        return reading.read_many(self._view, self._smallfiles, names, self.transaction_counter, pinned=True)
 
     def _check_open(self) -> None:
         if not self._release.alive:

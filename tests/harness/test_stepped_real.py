@@ -31,7 +31,7 @@ from harness.stepped.program import BEGIN
 from harness.stepped.real import Real
 from harness.stepped.simulated import Simulated
 from kvs import syncpoints
-from kvs.transaction import Writer
+from kvs.writer import Writer
 
 PUT = Transaction("put", writes=(0,))
 TWO = SCENARIOS["two-writers"]

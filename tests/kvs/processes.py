@@ -39,7 +39,11 @@ class Child:
 
     def send(self, message: object = "go") -> None:
         """Say something to it."""
-        self.connection.send(message)
+        try:
+            self.connection.send(message)
+        except BrokenPipeError:
+            self.receive()  # which fails with what it failed of
+            raise
 
     def receive(self) -> Any:
         """The next thing that it says. Fails the test with its traceback if it failed, or after a minute."""

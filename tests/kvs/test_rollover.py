@@ -11,6 +11,7 @@ import pytest
 import kvs
 from kvs import layout, syncpoints
 from kvs.generations import Region, published
+from kvs.smallfile import Smallfiles
 from tests.kvs.children import commit, pause_in_put
 from tests.kvs.killing import (
     ORDER,
@@ -298,3 +299,24 @@ def test_the_points_come_in_the_order_of_a_rollover(store_dir: Path) -> None:
     ]
     assert seals[:5] == [*order, "prepare.before_append"]
     assert set(order) == set(SMALLFILE_POINTS) <= set(ORDER)
+
+
+def test_a_smallfile_that_gets_its_header_while_somebody_looks_is_no_damage(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction looked at a smallfile before its writer had stored the header, and asked whose it is after that: a
+    file of this store, and not whole, so it called the store damaged.
+    """
+    with kvs.open(store_dir) as store:
+        store[1] = b"one"
+        smallfiles, real = store._smallfiles, Smallfiles.stranger
+        begun = smallfiles.path(200)
+        begun.write_bytes(bytes(4096))
+
+        def late(self: Smallfiles, file_id: int) -> bool:
+            begun.write_bytes(layout.pack_smallfile_header(self.store_uuid, 200, self.traits) + bytes(4096))
+            return real(self, file_id)
+
+        monkeypatch.setattr(Smallfiles, "stranger", late)
+        assert store.verify() == []
+        begun.unlink()
