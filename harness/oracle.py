@@ -15,7 +15,6 @@ from harness.stepped.execution import Execution
 from harness.verdict import Finding, Outcome
 
 LIVENESS: Final = "liveness"
-STRUCTURE: Final = "structure"
 _CHECKS: Final = (atomicity.check, isolation.check, realtime.check, durability.check, resolution.check)
 _DECISIVE: Final = frozenset({durability.NAME, resolution.NAME})
 """The others are undecided only where a schedule held nothing for them to look at."""

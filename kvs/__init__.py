@@ -11,11 +11,13 @@ protocols.
 """
 
 from kvs.check import Finding
+from kvs.compaction import Compacted
 from kvs.errors import (
     BadUpdateError,
     ClosedStoreError,
     ContentAddressError,
     CorruptedStoreError,
+    DamagedDumpError,
     DurabilityError,
     Error,
     ForkedStoreError,
@@ -40,8 +42,10 @@ from kvs.transaction import Transaction
 __all__ = [
     "BadUpdateError",
     "ClosedStoreError",
+    "Compacted",
     "ContentAddressError",
     "CorruptedStoreError",
+    "DamagedDumpError",
     "DurabilityError",
     "Error",
     "Finding",

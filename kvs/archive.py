@@ -43,7 +43,7 @@ from typing import Any, BinaryIO, Final, NoReturn, Protocol
 from xxhash import xxh3_128, xxh3_128_digest
 
 from kvs import layout
-from kvs.errors import Error, UnknownStoreError
+from kvs.errors import DamagedDumpError, UnknownStoreError
 
 VERSION: Final = 1
 MAGIC: Final = b"kvs-dump"
@@ -69,21 +69,6 @@ PROPERTIES: Final = {
 
 Progress = Callable[[int], None]
 """Called with the number of keys that are done."""
-
-
-class DamagedDumpError(Error):
-    """A dump does not hold what it must. ``block`` and ``offset_bytes`` say where (block -1: its header).
-
-    Whoever damaged it or cut it off is at fault.
-    """
-
-    def __init__(self, problem: str, *, block: int, offset_bytes: int) -> None:
-        where = "its header" if block < 0 else f"block {block}"
-        super().__init__(
-            f"the dump is damaged or cut off: {where} at byte {offset_bytes} {problem}. Make it or copy it again"
-        )
-        self.block = block
-        self.offset_bytes = offset_bytes
 
 
 class Source(Protocol):

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Final
 import click
 
 from kvs import archive, backup, files, layout, salvage
-from kvs.archive import DamagedDumpError
 from kvs.cli_base import (
     EXIT_CODES,
     EXIT_NEGATIVE,
@@ -30,7 +29,7 @@ from kvs.cli_base import (
     show,
     stdout,
 )
-from kvs.errors import SnapshotTooOldError, UnknownStoreError
+from kvs.errors import DamagedDumpError, SnapshotTooOldError, UnknownStoreError
 from kvs.store import Store
 from kvs.store import open as open_store
 

@@ -204,6 +204,21 @@ class ForkedStoreError(Error):
         self.path = path
 
 
+class DamagedDumpError(Error):
+    """A dump does not hold what it must. ``block`` and ``offset_bytes`` say where (block -1: its header).
+
+    Whoever damaged it or cut it off is at fault.
+    """
+
+    def __init__(self, problem: str, *, block: int, offset_bytes: int) -> None:
+        where = "its header" if block < 0 else f"block {block}"
+        super().__init__(
+            f"the dump is damaged or cut off: {where} at byte {offset_bytes} {problem}. Make it or copy it again"
+        )
+        self.block = block
+        self.offset_bytes = offset_bytes
+
+
 class DurabilityError(Error):
     """A sync failed. The transaction was not acknowledged, and this handle refuses further commits."""
 

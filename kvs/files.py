@@ -69,6 +69,14 @@ def allocate(fd: int, offset: int, length: int, path: Path) -> None:
         raise
 
 
+def names(directory: Path) -> list[str]:
+    """The names in a directory now; none if it is not there."""
+    try:
+        return os.listdir(directory)  # noqa: PTH208 - names only: every opening asks for them
+    except FileNotFoundError:
+        return []
+
+
 def linked(fd: int) -> bool:
     """Whether the file still has a name."""
     return os.fstat(fd).st_nlink > 0

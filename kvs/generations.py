@@ -94,9 +94,8 @@ def published(index: Index, smallfiles: Smallfiles) -> dict[int, Region]:
         except CorruptedStoreError:
             if smallfiles.stranger(file_id):
                 continue
-            region = _region(
-                smallfiles, file_id, tails
-            )  # its writer may have been giving it its header just then
+            # Its writer may have been giving it its header just then.
+            region = _region(smallfiles, file_id, tails)
         if region is not None:
             regions[file_id] = region
     return regions
@@ -111,7 +110,7 @@ def _region(smallfiles: Smallfiles, file_id: int, tails: dict[int, int]) -> Regi
 
 def numbers(directory: Path) -> list[int]:
     """The generations whose files are in the directory, oldest first: current, retired, or never made current."""
-    names = (path.name.removeprefix("index.") for path in directory.glob("index.*"))
+    names = (name.removeprefix("index.") for name in files.names(directory) if name.startswith("index."))
     return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -215,5 +214,6 @@ def tidy(held: Held, index: Index) -> None:
     for number in numbers(directory):
         if number != index.generation:
             files.unlink(path_of(directory, number))
-    for path in directory.glob("index.*.new"):
-        files.unlink(path)
+    for name in files.names(directory):
+        if name.startswith("index.") and name.endswith(".new"):
+            files.unlink(directory / name)

@@ -30,7 +30,9 @@ def grow(held: Held, view: Generations, locks: RangeLocks, wanted: int, timeout_
     remembers any more are left out. D must have reached C.
 
     Raises:
-        StorageFullError, LockTimeoutError: the old index is still the current one.
+        StorageFullError: the old index is still the current one.
+        LockTimeoutError: somebody is stopped while raising D; the new index is the current one, and whoever takes
+            COMMIT next goes on from there.
     """
     assert held.range is COMMIT
     old = view.index

@@ -184,7 +184,9 @@ def ensure(directory: Path, options: Options) -> None:
 
 def _holds_store(directory: Path) -> bool:
     """Whether there is an index, or smallfiles to make one from."""
-    return bool(generations.numbers(directory)) or any(directory.glob("*.small"))
+    return bool(generations.numbers(directory)) or any(
+        name.endswith(".small") for name in files.names(directory)
+    )
 
 
 def _missing(directory: Path) -> Exception:

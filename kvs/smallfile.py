@@ -243,8 +243,9 @@ class Smallfiles:
 
     def ids(self) -> list[int]:
         """The ids of the smallfiles in the directory now, whoever's they are."""
-        names = (path.stem for path in self.directory.glob("*.small"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        names = files.names(self.directory)
+        stems = (name.removesuffix(".small") for name in names if name.endswith(".small"))
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def stranger(self, file_id: int) -> bool:
         """Whether the smallfile is none of this store: gone by now, what a replaced store left, or what somebody died

@@ -15,7 +15,7 @@ from xxhash import xxh3_128_digest
 
 import kvs
 from kvs import archive, layout
-from kvs.archive import BLOCK_BYTES, DamagedDumpError, read_dump, write_dump
+from kvs.archive import BLOCK_BYTES, read_dump, write_dump
 
 KEYS = st.binary(min_size=16, max_size=16)
 STAT = {"durable": False, "integrity": True, "content_addressed": False, "keys": 3}
@@ -73,14 +73,14 @@ def test_every_flipped_bit_is_found() -> None:
         for bit in range(8):
             damaged = bytearray(data)
             damaged[offset] ^= 1 << bit
-            with pytest.raises((DamagedDumpError, kvs.UnknownStoreError)):
+            with pytest.raises((kvs.DamagedDumpError, kvs.UnknownStoreError)):
                 loaded(bytes(damaged))
 
 
 def test_every_truncation_is_found_and_says_where() -> None:
     data = dumped(SMALL)
     for length in range(8, len(data)):
-        with pytest.raises(DamagedDumpError, match="is not all there") as caught:
+        with pytest.raises(kvs.DamagedDumpError, match="is not all there") as caught:
             loaded(data[:length])
         assert caught.value.offset_bytes <= length
         assert f"at byte {caught.value.offset_bytes} " in str(caught.value)
@@ -90,7 +90,7 @@ def test_every_missing_or_doubled_byte_is_found() -> None:
     data = dumped(SMALL)
     for offset in range(len(data)):
         for damaged in (data[:offset] + data[offset + 1 :], data[: offset + 1] + data[offset:]):
-            with pytest.raises((DamagedDumpError, kvs.UnknownStoreError)):
+            with pytest.raises((kvs.DamagedDumpError, kvs.UnknownStoreError)):
                 loaded(damaged)
 
 
@@ -121,7 +121,7 @@ def test_blocks_in_another_order_or_of_another_dump_are_found() -> None:
         [*parts, end, end],
         [*parts, end, b"\0"],
     ):
-        with pytest.raises(DamagedDumpError):
+        with pytest.raises(kvs.DamagedDumpError):
             loaded(b"".join([header, *damaged]))
 
 
@@ -151,7 +151,7 @@ def forged(payload: bytes, keys: int, *, total: int | None = None) -> bytes:
     ],
 )
 def test_a_dump_that_nobody_wrote_is_refused(data: bytes, problem: str) -> None:
-    with pytest.raises(DamagedDumpError, match=problem):
+    with pytest.raises(kvs.DamagedDumpError, match=problem):
         loaded(data)
 
 

@@ -166,6 +166,7 @@ def test_the_errors_that_an_example_can_show_are_shown() -> None:
         "StorageFullError",  # wants a full disk,
         "DurabilityError",  # a failing one,
         "MaximumWritersError",  # 128 handles,
+        "DamagedDumpError",  # a dump, which the command reads,
         "UnsupportedPlatformError",  # another machine
     }
     known = {row[0] for row in PAGE.table("Errors")}
