@@ -104,7 +104,7 @@ _NOT_HOLDING: Final = ("before_lock", "after_unlock")
 class Fault(NamedTuple):
     """What one worker carries: ``kind`` ("" for none, else "kill-point" or "pause-point"), at the ``hit``-th
     hit of ``point``, which it may have to wait for (``rare``). If that stands before a write, ``torn`` is
-    the part of it that is applied before the kill. Whoever waits for a rare point dies at one of ``also`` instead if
+    the part of it that is applied before the kill. Whoever is to die at a point dies at one of ``also`` instead if
     that comes first. Without a fault of its own, a worker is left alone for its first ``spared_s`` seconds.
     """
 
@@ -269,7 +269,7 @@ class Dealer:
         rare = not seen.is_common(point)
         # A writer may come by chores, too; it is not told to wait for them, but if it does, all the better.
         reached = seen.hits if role == "writer" else points
-        also = self._behind(reached, seen) - {point} if rare and kind == "kill-point" else frozenset()
+        also = self._behind(reached, seen) - {point} if kind == "kill-point" else frozenset()
         return Fault(kind, point, hit, torn, rare=rare, also=also)
 
     def _behind(self, points: Iterable[str], seen: Seen | None = None) -> frozenset[str]:

@@ -30,13 +30,15 @@ def mark(held: Held, index: Index, slot: int, time: int, file_id: int, offset: i
     words[place + layout.W_LAGGING_FILE] = file_id
     words[place + layout.W_LAGGING_OFFSET] = offset
     words[place + layout.W_LAGGING] = time
-    syncpoints.reach("durable.after_mark")
+    if syncpoints.hook:
+        syncpoints.hook("durable.after_mark")
 
 
 def clear(index: Index, slot: int) -> None:
     """The place's transaction is on the medium. ``SYNC[slot]`` is held."""
     index.words[layout.writer_word(slot) + layout.W_LAGGING] = 0
-    syncpoints.reach("durable.after_clear")
+    if syncpoints.hook:
+        syncpoints.hook("durable.after_clear")
 
 
 def await_durable(
@@ -48,11 +50,10 @@ def await_durable(
         LockTimeoutError: somebody is stopped in the middle of a sync; D will follow when it goes on or dies.
         DurabilityError: a dead writer's file could not be synced.
     """
-    while True:
-        index = generations.current()
-        if index.words[layout.H_DURABLE] >= time:
-            return
+    index = generations.index
+    while index.words[layout.H_DURABLE] < time:
         catch_up(index, smallfiles, locks, time, timeout_s)
+        index = generations.current()
 
 
 def catch_up(index: Index, smallfiles: Smallfiles, locks: RangeLocks, time: int, timeout_s: float) -> None:
@@ -61,12 +62,13 @@ def catch_up(index: Index, smallfiles: Smallfiles, locks: RangeLocks, time: int,
     Raises: as ``await_durable``.
     """
     words = index.words
-    started, attempt = clock.monotonic(), 0
+    started, attempt = 0.0, 0
     while words[layout.H_DURABLE] < time and not words[layout.H_NEXT]:
         reached, slot = _reach(index)
         if reached >= time:
             _raise(index, locks, reached, timeout_s)
             continue
+        started = started or clock.monotonic()
         wanted = sync_range(slot)
         if not locks.held_elsewhere(wanted) and (proof := locks.try_acquire(wanted)) is not None:
             try:
@@ -92,13 +94,15 @@ def _reach(index: Index) -> tuple[int, int]:
 
 def _raise(index: Index, locks: RangeLocks, reached: int, timeout_s: float) -> None:
     """Raise D to ``reached``, up to which everything is synced, unless it is there already."""
-    syncpoints.reach("durable.before_raise")
+    if syncpoints.hook:
+        syncpoints.hook("durable.before_raise")
     held = locks.acquire(DURABLE, timeout_s)
     try:
         words = index.words
         if not words[layout.H_NEXT] and reached > words[layout.H_DURABLE]:
             words[layout.H_DURABLE] = reached
-            syncpoints.reach("durable.after_raise")
+            if syncpoints.hook:
+                syncpoints.hook("durable.after_raise")
     finally:
         locks.release(held)
 

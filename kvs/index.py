@@ -287,8 +287,12 @@ class Index:
         last but one, so that one revision that readers may see is left. 0 if none is full. Exact under COMMIT.
         """
         if isinstance(located, list):
-            rings = [_head(self.map, word << 3)[1:] for word in located if word >= 0]
-            return max((sorted(ring)[1] for ring in rings if ring[3]), default=0)
+            needed = 0
+            for word in located:
+                _, *ring = _head(self.map, word << 3) if word >= 0 else (b"", 0)
+                if ring[-1]:
+                    needed = max(needed, sorted(ring)[1])
+            return needed
         slots, heads = located
         times = heads[slots >= 0, E_TIME : E_TIME + layout.REVISIONS]
         full = times[times[:, 3] != 0]

@@ -23,8 +23,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import portalocker
 
@@ -42,43 +43,47 @@ _FREE: Final = struct.pack("@h", fcntl.F_UNLCK)
 """How the answer to F_OFD_GETLK begins where nobody else holds the range."""
 
 
-class Range(NamedTuple):
-    """One lockable range: a rank in the lock order, the byte that stands for it, and the two requests."""
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One lockable range: a rank in the lock order, the byte that stands for it, the two requests, and the proof that
+    whoever takes it gets.
+    """
 
     name: str
     rank: int
     start: int
-    lock: bytes
-    unlock: bytes
+    lock: bytes = field(init=False, repr=False)
+    unlock: bytes = field(init=False, repr=False)
+    proof: Held = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("lock", fcntl.F_WRLCK), ("unlock", fcntl.F_UNLCK)):
+            object.__setattr__(self, name, _FLOCK.pack(kind, os.SEEK_SET, self.start, 1, 0))
+        object.__setattr__(self, "proof", Held(self))
 
 
-class Held(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
     """Proof that a range is held; functions that need a lock take one."""
 
     range: Range
 
 
-def _range(name: str, rank: int, start: int) -> Range:
-    lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
-    return Range(name, rank, start, lock, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0))
-
-
-COMPACT: Final = _range("COMPACT", 0, 0)
-COMMIT: Final = _range("COMMIT", 2, 1)
-DURABLE: Final = _range("DURABLE", 4, 2)
-_PROOF_OF_COMMIT: Final = Held(COMMIT)
+COMPACT: Final = Range("COMPACT", 0, 0)
+COMMIT: Final = Range("COMMIT", 2, 1)
+DURABLE: Final = Range("DURABLE", 4, 2)
 
 
 @functools.cache
 def writer_range(slot: int) -> Range:
     """``WRITER[slot]``: held by the live owner of a writer place for as long as it lives."""
-    return _range(f"WRITER[{slot}]", 1, 1024 + slot)
+    return Range(f"WRITER[{slot}]", 1, 1024 + slot)
 
 
 @functools.cache
 def sync_range(slot: int) -> Range:
     """``SYNC[slot]``: held from before a durable transaction of that place is visible until it is synced."""
-    return _range(f"SYNC[{slot}]", 3, (1 << 20) + slot)
+    return Range(f"SYNC[{slot}]", 3, (1 << 20) + slot)
 
 
 def check_platform() -> None:
@@ -121,9 +126,8 @@ class RangeLocks:
             fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, wanted.lock)
         except (BlockingIOError, PermissionError):  # EAGAIN, EACCES: fcntl(2) allows either
             return None
-        proof = _PROOF_OF_COMMIT if wanted is COMMIT else Held(wanted)
-        held.append(proof)
-        return proof
+        held.append(wanted.proof)
+        return wanted.proof
 
     def acquire(self, wanted: Range, timeout_s: float) -> Held:
         """Take ``wanted``, waiting for its holder at most ``timeout_s``.
@@ -152,7 +156,8 @@ class RangeLocks:
         """Let go of a range; those that were taken after it may stay held."""
         self._held.remove(proof)
         fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, proof.range.unlock)
-        syncpoints.freed(proof.range.name)
+        if syncpoints.freed:
+            syncpoints.freed(proof.range.name)
 
     def release_above(self, kept: Range, ranges: Sequence[Range]) -> None:
         """Let go of ``ranges``, which are all that may be held above ``kept``, whether they are or not."""
@@ -160,7 +165,8 @@ class RangeLocks:
             self._held[:] = [held for held in self._held if held.range.rank <= kept.rank]
             for each in ranges:
                 fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, each.unlock)
-                syncpoints.freed(each.name)
+                if syncpoints.freed:
+                    syncpoints.freed(each.name)
 
     def held_elsewhere(self, asked: Range) -> bool:
         """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""

@@ -15,9 +15,10 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 Hook = Callable[..., None]
+_YIELDS: Final = 16
 
 
 class Listener(Protocol):
@@ -265,15 +266,16 @@ def _nothing(*_: Any) -> None:
 
 
 def _sleep(name: str, attempt: int) -> None:  # noqa: ARG001 - a scheduler's hook wants the name
-    """Wait a little for a lock: yield first, then sleep in steps that grow from 20 us to 1 ms.
+    """Wait a little for a lock: yield first, because most waits end within a few, then sleep in steps that grow from
+    20 us to 1 ms.
 
     There is no timed wait for an OFD lock (fcntl(2)), so the waiter polls. The cap keeps the hand-off
     short with eight writers on two cores; the growth keeps them from burning the holder's time.
     """
-    if attempt < 6:
+    if attempt < _YIELDS:
         os.sched_yield()
     else:
-        time.sleep(20e-6 * 1.5 ** min(attempt - 6, 9) if attempt < 16 else 1e-3)
+        time.sleep(min(20e-6 * 1.5 ** min(attempt - _YIELDS, 10), 1e-3))
 
 
 hook: Hook | None = None
@@ -288,8 +290,8 @@ reach: Hook = _nothing
 wait: Callable[[str, int], None] = _sleep
 """Call as ``syncpoints.wait(lock name, attempt)`` between two tries of a lock."""
 
-freed: Callable[[str], None] = _nothing
-"""Called as ``syncpoints.freed(lock name)`` after a lock was let go by its holder (not when the holder dies)."""
+freed: Callable[[str], None] | None = None
+"""Where somebody listens, called with a lock's name after its holder let go of it (not when the holder dies)."""
 
 
 def install(
@@ -304,6 +306,6 @@ def install(
     hook = new_hook
     reach = new_hook or _nothing
     wait = waiter or _sleep
-    freed = listener or _nothing
+    freed = listener
     for each in list(listeners):
         each.hook_changed()

@@ -300,8 +300,10 @@ class Writer:
         located: Located | list[int]
         if len(keys) < VECTOR_MIN:
             added = live = 0
-            located = [index.probe(key) for key in keys]
-            for i, word in enumerate(located):
+            located = []
+            for i, key in enumerate(keys):
+                word = index.probe(key)
+                located.append(word)
                 if word < 0:
                     added += 1
                 elif index.newest(word)[1] != layout.TOMBSTONE:
@@ -393,23 +395,27 @@ class Writer:
         """(Durable) take SYNC of my place while nothing has happened yet: from here to step 11 it says that I live."""
         assert held.range is COMMIT
         self.syncing = self.locks.acquire(sync_range(self.slot), self.lock_timeout_s)
-        syncpoints.reach("durable.after_lock")
+        if syncpoints.hook:
+            syncpoints.hook("durable.after_lock")
 
     def _make_durable(self, index: Index, appender: Appender, time: int) -> None:
         """Step 11, without COMMIT: sync my smallfile, and return when D has reached ``time``."""
-        reach = syncpoints.reach
-        reach("durable.before_sync")
+        reach = syncpoints.hook
+        if reach:
+            reach("durable.before_sync")
         try:
             appender.sync()
         except DurabilityError as failure:
             self.failure = failure
             raise
-        reach("durable.after_sync")
+        if reach:
+            reach("durable.after_sync")
         durability.clear(index, self.slot)
         assert self.syncing is not None
         syncing, self.syncing = self.syncing, None
         self.locks.release(syncing)
-        reach("durable.after_unlock")
+        if reach:
+            reach("durable.after_unlock")
         try:
             durability.await_durable(self.view, self.smallfiles, self.locks, time, self.lock_timeout_s)
         except LockTimeoutError as late:

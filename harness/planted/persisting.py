@@ -30,8 +30,8 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(
                 _WRITER,
                 "_make_durable",
-                'reach("durable.before_sync")',
-                'durability.clear(index, self.slot); reach("durable.before_sync")',
+                "appender.sync()",
+                "durability.clear(index, self.slot); appender.sync()",
             ),
         ),
         campaign=False,

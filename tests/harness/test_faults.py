@@ -281,14 +281,16 @@ def test_everybody_dies_together_more_seldom_after_the_first_minute() -> None:
     assert 5 <= len(late) <= 15
 
 
-def test_whoever_waits_for_a_rare_point_dies_at_any_that_was_killed_at_too_seldom(
+def test_whoever_is_to_die_at_a_point_dies_at_any_rare_one_that_was_killed_at_too_seldom(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rare = {"grow.after_next": 2, "repair.after_found": 3}
     deal = Dealer(Random(1), FAULTS, REQUIRED | set(rare), Limits())
     hits = {**POINTS, **rare}
-    waiting = [fault for _ in range(300) if (fault := deal.fault_for("writer", seen(hits), [])).rare]
-    waiting = [fault for fault in waiting if fault.kind == "kill-point" and fault.point in rare]
+    dying = [deal.fault_for("writer", seen(hits), []) for _ in range(300)]
+    dying = [fault for fault in dying if fault.kind == "kill-point"]
+    assert {fault.also for fault in dying if not fault.rare} == {frozenset(rare)}
+    waiting = [fault for fault in dying if fault.rare and fault.point in rare]
     assert {(fault.point, fault.also) for fault in waiting} == {
         (point, frozenset(rare) - {point}) for point in rare
     }
