@@ -126,6 +126,27 @@ def test_what_a_compaction_did_not_publish_does_not_count(tmp_path: Path) -> Non
     assert rebuilt(tmp_path).histories == {}
 
 
+def test_a_rebuilt_history_has_no_holes(tmp_path: Path) -> None:
+    """Everything older than a removal up to the floor was forgotten, but only some of it is gone: here the second of
+    two values. A campaign found the first one in a rebuilt history, as if nothing had come between it and the removal.
+    """
+    writer = Logfile(0)
+    writer.commit(1, {key(1): b"one", key(2): b"kept"})
+    writer.commit(3, {key(1): None})
+    writer.commit(6, {key(1): b"six"})
+    writer.commit(7, {key(2): None})
+    writer.store(tmp_path)
+    output = Logfile(OUTPUT)
+    output.move(5, [(4, key(3), b"moved")])
+    output.seal()
+    output.store(tmp_path)
+    assert rebuilt(tmp_path).histories == {
+        key(1): [(6, b"six"), (3, None)],
+        key(2): [(7, None), (1, b"kept")],
+        key(3): [(4, b"moved")],
+    }
+
+
 # -- whose smallfiles they are ----------------------------------------------------------------------------
 
 
