@@ -112,7 +112,7 @@ def rebuild(directory: Path, *, boot_id: bytes) -> None:
         last = _last(smallfiles, chains, floor, compacted)
         for chain in chains:
             _refuse_damage(smallfiles, store, chains, chain, last)
-        rings = _rings([piece for chain in chains for piece in chain.pieces], last, compacted)
+        rings = _rings(_gathered(chains), last, compacted)
         syncpoints.reach("rebuild.before_seal")
         for chain in chains:
             _seal(smallfiles, chain, chain.end_at(last))
@@ -339,13 +339,26 @@ def _damaged(what: str, path: Path, offset: int) -> CorruptedStoreError:
 # -- the new index ----------------------------------------------------------------------------------------
 
 
-def _rings(pieces: list[Log], last: int, compacted: int) -> _Rings:
+def _gathered(chains: list[_Chain]) -> tuple[Times, Words, Words, Words]:
+    """T, keys, locations and lengths of all records. The chains let go of theirs, so that they are not there twice."""
+    pieces = [piece for chain in chains for piece in chain.pieces]
+    for chain in chains:
+        chain.pieces.clear()
+    none = np.empty(0, dtype=np.uint64)
+    return (
+        np.concatenate([none.view(np.int64), *(piece.times for piece in pieces)]),
+        np.concatenate([none.reshape(0, 2), *(piece.keys for piece in pieces)]),
+        np.concatenate([none, *(piece.locations for piece in pieces)]),
+        np.concatenate([none, *(piece.lengths for piece in pieces)]),
+    )
+
+
+def _rings(records: tuple[Times, Words, Words, Words], last: int, compacted: int) -> _Rings:
     """The four newest revisions of each key among the records of transactions up to ``last``, the oldest first. What is
     older than a removal up to the floor ``compacted`` is forgotten: some of it may be, and a history has no holes.
     """
-    pieces = [piece for piece in pieces if len(piece.times)]
-    times = np.concatenate([np.empty(0, dtype=np.int64), *(piece.times for piece in pieces)])
-    keys = np.concatenate([np.empty((0, 2), dtype=np.uint64), *(piece.keys for piece in pieces)])
+    times, keys, locations, lengths = records
+    del records  # what is sorted replaces it, column by column
     order = np.lexsort((times, keys[:, 1], keys[:, 0]))
     order = order[times[order] <= last]
     times, keys = times[order], keys[order]
@@ -358,14 +371,13 @@ def _rings(pieces: list[Log], last: int, compacted: int) -> _Rings:
     begins = np.flatnonzero(fresh)
     ends = np.append(begins, len(order))[1:]
     owners = np.repeat(np.arange(len(begins)), ends - begins)
-    lengths = np.concatenate([np.empty(0, dtype=np.uint64), *(piece.lengths for piece in pieces)])[order]
+    locations, lengths = locations[order], lengths[order]
     rows = np.arange(len(order))
     cuts = np.where((lengths == np.uint64(layout.TOMBSTONE)) & (times <= compacted), rows, 0)
     firsts = np.maximum(begins, np.maximum.reduceat(cuts, begins)) if len(begins) else begins
     places = rows - np.maximum(firsts, ends - REVISIONS)[owners]
     newest = places >= 0
     names = keys[begins]
-    locations = np.concatenate([np.empty(0, dtype=np.uint64), *(piece.locations for piece in pieces)])[order]
     live = int((lengths[ends - 1] != np.uint64(layout.TOMBSTONE)).sum())
     return _Rings(
         names, owners[newest], places[newest], times[newest], locations[newest], lengths[newest], live

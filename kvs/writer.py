@@ -244,9 +244,8 @@ class Writer:
         if appender is not None and not (tail and self.file_id == published):
             tail = layout.SMALLFILE_BEGIN  # begun, and nothing was committed in it yet
         elif appender is None and tail and not self.smallfiles.bound(published, layout.B_END):
-            path = self.smallfiles.path(published)
+            path, self.file_id = self.smallfiles.path(published), published
             appender = self.appender = Appender(path, tail=tail, mapped=self.smallfiles.mapped)
-            self.file_id = published
         if appender is None:
             following = published + layout.place_stride(self.view.index.writers_max) if tail else self.slot
             return self._begin(following), layout.SMALLFILE_BEGIN
@@ -269,7 +268,7 @@ class Writer:
 
     def _begin(self, file_id: int) -> Appender:
         try:
-            self.appender = begin_smallfile(
+            appender = begin_smallfile(
                 self.smallfiles,
                 file_id,
                 since=self.view.index.words[layout.H_COMMITTED],
@@ -278,8 +277,9 @@ class Writer:
         except DurabilityError as failure:
             self.failure = failure
             raise
-        self.file_id = file_id
-        return self.appender
+        self.file_id = file_id  # first: a Ctrl-C in between leaves no appender, and not that of another file
+        self.appender = appender
+        return appender
 
     def _validate(
         self,

@@ -7,6 +7,7 @@ import copy
 import gc
 import linecache
 import pickle
+import shutil
 import sys
 import threading
 import types
@@ -23,6 +24,7 @@ from kvs.locks import COMMIT, DURABLE, RangeLocks, sync_range, writer_range
 from tests.kvs.children import fork_and_go_on
 from tests.kvs.processes import Child
 
+_LIMIT = 1 << 16
 PACKAGE = str(Path(kvs.__file__).parent)
 
 
@@ -236,6 +238,60 @@ def test_a_commit_interrupted_at_any_line_leaves_a_sound_store_and_no_lock(
         assert number > 50
         assert excused < 20
         assert other.verify() == []
+
+
+def _nearly_full(path: Path, what: str, *, durable: bool) -> None:
+    """A store whose next commit of 40 new keys begins another smallfile, or another generation of the index."""
+    size = _LIMIT if what == "rollover" else layout.SMALLFILE_BYTES
+    with kvs.open(path, "n", durable=durable, smallfile_bytes=size) as store:
+        if what == "rollover":
+            store[1000] = bytes(_LIMIT - 4096)
+        else:
+            store.put_many(dict.fromkeys(range(2000, 2000 + store.stat()["index_capacity"] - 1), b"v"))
+        store.put_many(dict.fromkeys(range(40), b"before"))
+
+
+@pytest.mark.parametrize("what", ["rollover", "growth"])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_rollover_or_a_growth_interrupted_at_any_line_leaves_a_sound_store_and_no_lock(
+    tmp_path: Path, durable: bool, what: str
+) -> None:
+    _nearly_full(tmp_path / "prepared", what, durable=durable)
+    finished, number, excused, changed = False, 0, 0, 0
+    while not finished:
+        number += 1 if what == "rollover" and not durable else 3
+        path = tmp_path / str(number)
+        shutil.copytree(tmp_path / "prepared", path)
+        options: dict[str, Any] = {"lock_timeout_s": 0.0, "smallfile_bytes": _LIMIT}
+        with kvs.open(path, **options) as store, kvs.open(path, **options) as other:
+            before = _generations_and_files(path)
+            interruption = Interruption(number)
+            with contextlib.suppress(KeyboardInterrupt), interruption:
+                store.put_many(dict.fromkeys(range(100, 140), b"during"))
+            finished = not interruption.where
+            excused += interruption.excused
+            if interruption.excused:
+                with contextlib.suppress(kvs.LockTimeoutError):
+                    store.close()
+                store = kvs.open(path, **options)  # noqa: PLW2901 - what no lock may outlive
+            assert held(path) <= {"WRITER[0]"}, interruption.where
+            changed += _generations_and_files(path) != before
+            found = set(other.get_many(range(100, 140)))
+            assert found in ({None}, {b"during"}), interruption.where
+            assert found == {b"during"} or not finished
+            store[3000] = other[3001] = b"after"
+            assert set(store.get_many(range(40))) == {b"before"}, interruption.where
+            assert other.get_many([3000, 3001]) == [b"after"] * 2, interruption.where
+            assert other.verify() == [], interruption.where
+            store.close()
+        shutil.rmtree(path)
+    assert number > 150
+    assert excused < number // 10
+    assert changed > 10, "in the middle of it, not only before"
+
+
+def _generations_and_files(path: Path) -> set[str]:
+    return {file.name for file in path.iterdir()}
 
 
 # -- copies and with --------------------------------------------------------------------------------------
