@@ -102,6 +102,17 @@ def get(job: Job) -> Done:
     return Done(what=job.what, seconds=clock.seconds, count=count)
 
 
+def iterate(job: Job) -> Done:
+    """All keys and values of one snapshot, one after another."""
+    clock, count = Clock(), 0
+    with kvs.open(job.path, "r") as store, store.snapshot() as snapshot:
+        with clock.running():
+            for _, value in snapshot.items():
+                count += len(value) == VALUE_BYTES
+        _expect(count == job.keys, f"{count} keys with their values instead of {job.keys}")
+    return Done(what=job.what, seconds=clock.seconds, count=job.keys)
+
+
 def overwrite(job: Job) -> Done:
     """Every tenth key anew, eight times: with the first one five more than a key keeps."""
     clock, numbers = Clock(), range(0, job.keys, _OVERWRITTEN)
@@ -195,7 +206,7 @@ def _values(numbers: Sequence[int], version: int) -> list[bytes]:
 
 
 JOBS: Final[dict[str, Callable[[Job], Done]]] = {
-    each.__name__: each for each in (load, get, overwrite, compact, reopen, verify, rebuild, repair)
+    each.__name__: each for each in (load, get, iterate, overwrite, compact, reopen, verify, rebuild, repair)
 }
 
 
