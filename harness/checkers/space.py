@@ -7,6 +7,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from harness.checkers.findings import Findings
 from harness.history import Mark, RunEvent
@@ -73,15 +74,19 @@ def check(samples: Sequence[Sample], limits: Limits) -> Verdict:
 
 
 def ratios(samples: Sequence[Sample], events: Sequence[RunEvent]) -> Ratios:
-    """The figures of a run; its steady part is the last two thirds of the time from its start to its stop."""
+    """The figures of a run; its steady part is the last two thirds of the time from its start to its stop. What the
+    store needs is found out now and then only, and taken to change evenly in between.
+    """
     marks = {event.what: event.time for event in reversed(events) if isinstance(event, Mark)}
     start = marks.get("start", 0)
     stop = marks.get("stop", marks.get("interrupted", start))
     since = start + (stop - start) * _STEADY
+    known = [sample for sample in samples if sample.needed_bytes]
+    needed = _between([sample.time for sample in known], [sample.needed_bytes for sample in known])
     steady = [
-        sample.ratio
-        for sample in samples
-        if sample.needed_bytes and not sample.final and since <= sample.time <= stop
+        sample.disk_bytes / bytes_then
+        for sample, bytes_then in zip(known, needed, strict=True)
+        if not sample.final and since <= sample.time <= stop
     ]
     last = next((sample for sample in reversed(samples) if sample.final and sample.needed_bytes), None)
     return Ratios(
@@ -90,3 +95,11 @@ def ratios(samples: Sequence[Sample], events: Sequence[RunEvent]) -> Ratios:
         last.ratio if last else 0.0,
         last.written_bytes / last.needed_bytes if last else 0.0,
     )
+
+
+def _between(times: Sequence[int], values: Sequence[int]) -> list[float]:
+    """``values`` that stay what they were until somebody looks again, as a line through where they changed."""
+    if not times:
+        return []
+    changed = np.flatnonzero(np.diff(values, prepend=-1))
+    return [float(value) for value in np.interp(times, np.take(times, changed), np.take(values, changed))]

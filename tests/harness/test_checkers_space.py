@@ -44,6 +44,12 @@ def test_the_ratios_are_those_of_the_steady_part_of_the_run() -> None:
     assert space.ratios([], RUN) == (0.0, 0.0, 0.0, 0.0)
 
 
+def test_what_is_needed_changes_evenly_between_two_that_found_out() -> None:
+    """A store that grows would else seem to waste what nobody has counted yet."""
+    samples = [sample(3, 20, 10), sample(5, 40, 10), sample(7, 45, 30), sample(8, 60, 30)]
+    assert space.ratios(samples, RUN)[:2] == (2.0, 2.0)
+
+
 def test_a_rebuilt_store_that_differs_is_a_violation() -> None:
     assert rebuild.check([*RUN, REBUILT], 10).outcome is Outcome.OK
     verdict = rebuild.check([*RUN, Left(9, "rebuild", "bank/1 was 3 and is absent"), REBUILT], 10)
