@@ -112,9 +112,9 @@ class RangeLocks:
     """
 
     def __init__(self, path: Path, owner: Callable[[Range], int]) -> None:
-        self.fd = _open(path, write=True)
         self._owner = owner
         self._held: list[Held] = []
+        self.fd = _open(path, write=True)
         _all.add(self)
 
     def try_acquire(self, wanted: Range) -> Held | None:
@@ -168,6 +168,11 @@ class RangeLocks:
                 if syncpoints.freed:
                     syncpoints.freed(each.name)
 
+    def drop(self) -> None:
+        """Let go of everything that may be held. Not in a forked child, whose parent has the same description."""
+        if self.fd >= 0:
+            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+
     def held_elsewhere(self, asked: Range) -> bool:
         """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""
         return range_is_held(self.fd, asked)
@@ -180,44 +185,54 @@ class RangeLocks:
             files.close(fd)
 
 
+class Pin:
+    """What one snapshot has pinned, or may have: transaction ``time``, -1 before that."""
+
+    __slots__ = ("time",)
+
+    def __init__(self) -> None:
+        self.time = -1
+
+
 class Pins:
     """The T that one handle's snapshots need: shared locks, so that the kernel forgets them with their owner.
 
-    They are on a description of their own, which every other description of the file can see. ``mutex`` protects
-    the counts: locks of one description merge, so the last snapshot of a T is the one that unlocks it.
+    They are on a description of their own, which every other description of the file can see. Locks of one description
+    merge, so the last snapshot of a T is the one that unlocks it. A Ctrl-C may cut both short between any two lines:
+    whoever is counted may not be locked yet, which it does itself, and an ``unpin`` may be done again. The mutex can be
+    taken again because a snapshot that nobody closed may be collected at any moment.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.fd = -1
-        self._counts: dict[int, int] = {}
-        self._mutex = threading.Lock()
+        self._holders: dict[int, set[Pin]] = {}
+        self._mutex = threading.RLock()
         _pins.add(self)
 
-    def pin(self, time: int) -> None:
+    def pin(self, pin: Pin, time: int) -> None:
         """Pin transaction ``time``; never waits, because nobody takes these ranges exclusively."""
         with self._mutex:
             if self.fd < 0:
                 self.fd = _open(self._path, write=False)
-            count = self._counts.get(time, 0)
-            if not count:
-                _set_pin(self.fd, fcntl.F_RDLCK, time)
-            self._counts[time] = count + 1
+            pin.time = time
+            self._holders.setdefault(time, set()).add(pin)
+            _set_pin(self.fd, fcntl.F_RDLCK, time)
 
-    def unpin(self, time: int) -> None:
-        """Take one ``pin`` of ``time`` back. Harmless when all were closed."""
+    def unpin(self, pin: Pin) -> None:
+        """Take a ``pin`` back. Harmless when it was taken back before, or all were closed."""
         with self._mutex:
-            count = self._counts.pop(time, 0)
-            if count > 1:
-                self._counts[time] = count - 1
-            elif count and self.fd >= 0:
-                _set_pin(self.fd, fcntl.F_UNLCK, time)
+            holders = self._holders.get(pin.time, set())
+            holders.discard(pin)
+            if not holders and self.fd >= 0 and pin.time >= 0:
+                self._holders.pop(pin.time, None)
+                _set_pin(self.fd, fcntl.F_UNLCK, pin.time)
 
     def close(self) -> None:
         """Take all of them back."""
         with self._mutex:
             fd, self.fd = self.fd, -1
-            self._counts.clear()
+            self._holders.clear()
         if fd >= 0:
             files.close(fd)
 
@@ -284,7 +299,7 @@ def _close_in_child() -> None:
     for locks in list(_all):
         locks.close()
     for held in list(_pins):
-        held._mutex = threading.Lock()  # another thread of the parent may have had it
+        held._mutex = threading.RLock()  # another thread of the parent may have had it
         held.close()
     while _gates:
         files.close(_gates.pop())

@@ -6,6 +6,7 @@ is opened, so nobody opens what is half made. An index gets its name in one rena
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -16,6 +17,7 @@ from xxhash import xxh3_128_digest
 from kvs import durability, files, generations, layout, locks, rebuild, syncpoints
 from kvs import index as index_module
 from kvs.errors import (
+    ClosedStoreError,
     CorruptedStoreError,
     LockTimeoutError,
     MaximumWritersError,
@@ -93,24 +95,32 @@ def attach(directory: Path, options: Options) -> Attached:
     """
     ensure(directory, options)
     while True:
-        with locks.gate(directory / GATE, exclusive=False, timeout_s=options.lock_timeout_s):
-            index = _usable(directory, write=options.flag != "r")
-            if index is not None:
-                return _attach(directory, index, options)
+        attached = None
+        try:
+            with locks.gate(directory / GATE, exclusive=False, timeout_s=options.lock_timeout_s):
+                index = _usable(directory, write=options.flag != "r")
+                if index is not None:
+                    attached = _attach(directory, index, options)
+                    return attached  # noqa: RET504 - a Ctrl-C may still come on the way out of the gate
+        except BaseException:
+            if attached is not None:
+                abandon(*attached)
+            raise
         _rebuild(directory, options)
 
 
 def _attach(directory: Path, index: Index, options: Options) -> Attached:
     view = Generations(directory, index)
     smallfiles = Smallfiles(directory, index.store_uuid, index.traits, mapped=options.mapped)
+    writer = None
     try:
         check_options(index, options, directory)
-        writer = claim(directory, view, smallfiles, options) if options.flag != "r" else None
+        if options.flag != "r":
+            writer = claim(directory, view, smallfiles, options)
+        return Attached(view, smallfiles, writer)
     except BaseException:
-        view.close()
-        smallfiles.close()
+        abandon(view, smallfiles, writer)
         raise
-    return Attached(view, smallfiles, writer)
 
 
 def _usable(directory: Path, *, write: bool) -> Index | None:
@@ -325,10 +335,10 @@ def claim(directory: Path, view: Generations, smallfiles: Smallfiles, options: O
             growth=options.growth,
         )
         writer.locked(lambda held, index: _take_over(held, index, smallfiles, writer))
+        return writer
     except BaseException:
         ranges.close()
         raise
-    return writer
 
 
 def _take_over(held: Held, index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
@@ -376,11 +386,22 @@ def leave(smallfiles: Smallfiles, writer: Writer) -> None:
         writer.closed = True  # or another thread could still write behind the mark
 
     try:
-        if writer.failure is None:
-            writer.locked(mark)
+        if writer.failure is None and not writer.closed:
+            with contextlib.suppress(ClosedStoreError):  # by another thread, meanwhile
+                writer.locked(mark)
     finally:
         writer.close()
+        writer.locks.drop()
         writer.locks.close()
+
+
+def abandon(view: Generations, smallfiles: Smallfiles, writer: Writer | None) -> None:
+    """What the kernel does where a process dies: close everything, and finish nothing."""
+    if writer is not None:
+        writer.close()
+        writer.locks.close()
+    view.close()
+    smallfiles.close()
 
 
 def _mark_clean(held: Held, index: Index, smallfiles: Smallfiles, writer: Writer) -> None:

@@ -14,7 +14,7 @@ from kvs import layout, reading, syncpoints
 from kvs.errors import ClosedStoreError
 from kvs.generations import Generations
 from kvs.keys import Item, Key, normalise, normalise_many
-from kvs.locks import Pins
+from kvs.locks import Pin, Pins
 from kvs.records import Words
 from kvs.smallfile import Smallfiles
 
@@ -36,18 +36,27 @@ class Snapshot:
         self._view = view
         self._smallfiles = smallfiles
         self._check_usable = check_usable
+        self._closed = False
+        self._pins, self._pin = pins, Pin()
+        self._finalizer = weakref.finalize(self, _left_open, pins, self._pin)
+        self._finalizer.atexit = False
+        try:
+            self.transaction_counter: int = self._pinned()
+        except BaseException:
+            self.close()
+            raise
+
+    def _pinned(self) -> int:
+        """Pin what is visible now; its T."""
         while True:
-            time = view.visible()
+            time = self._view.visible()
             syncpoints.reach("snapshot.before_pin")
-            pins.pin(time)
+            self._pins.pin(self._pin, time)
             syncpoints.reach("snapshot.after_pin")
             # Whoever forgets says first how far it will, and looks for pins then: one of us sees the other.
-            if view.current().words[layout.H_HORIZON] <= time:
-                break
-            pins.unpin(time)
-        self.transaction_counter: int = time
-        self._release = weakref.finalize(self, _left_open, pins, time)
-        self._release.atexit = False
+            if self._view.current().words[layout.H_HORIZON] <= time:
+                return time
+            self._pins.unpin(self._pin)
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value of ``key`` in this view, or ``default``. Raises SnapshotTooOldError."""
@@ -102,10 +111,10 @@ class Snapshot:
 
     def close(self) -> None:
         """Let go of the view and its pin; idempotent."""
-        finalizer = self._release.detach()
-        if finalizer is not None:
-            _, _, (pins, time), _ = finalizer
-            pins.unpin(time)
+        self._closed = True
+        if self._finalizer.alive:
+            self._pins.unpin(self._pin)
+            self._finalizer.detach()  # last: where a Ctrl-C came before, it is done again
 
     def __enter__(self) -> Snapshot:
         self._check_open()
@@ -124,7 +133,7 @@ class Snapshot:
         return reading.read_many(self._view, self._smallfiles, names, self.transaction_counter, pinned=True)
 
     def _check_open(self) -> None:
-        if not self._release.alive:
+        if self._closed:
             raise ClosedStoreError("the snapshot")
         self._check_usable()
 
@@ -134,11 +143,13 @@ class Snapshot:
         )
 
 
-def _left_open(pins: Pins, time: int) -> None:
+def _left_open(pins: Pins, pin: Pin) -> None:
     """What happens to a snapshot that nobody closed, unless its store is closed or its process was forked."""
-    if pins.fd >= 0:
-        pins.unpin(time)
-        warnings.warn(f"a kvs.Snapshot of transaction {time} was not closed", ResourceWarning, stacklevel=2)
+    if pins.fd >= 0 and pin.time >= 0:
+        pins.unpin(pin)
+        warnings.warn(
+            f"a kvs.Snapshot of transaction {pin.time} was not closed", ResourceWarning, stacklevel=2
+        )
 
 
 def _groups(keys: list[bytes], lengths: Words) -> Iterator[list[bytes]]:

@@ -50,26 +50,30 @@ class Store(MutableMapping[Any, bytes]):
         self._options = options
         self._gone: Callable[[], Error] | None = None
         locks.check_platform()
-        self._view, self._smallfiles, self._writer = opening.attach(path, options)
-        self._pins = Pins(path / opening.RANGES)
-        self._upkeep = Upkeep(
-            path,
-            self._view,
-            self._smallfiles,
-            lock_timeout_s=options.lock_timeout_s,
-            smallfile_bytes=options.smallfile_bytes,
-            compact_at=options.compact_at,
-        )
-        if self._writer is not None and options.compact_at is not None:
-            self._writer.committed = self._upkeep.written
-        self._integrity = self._smallfiles.integrity
-        self._content_addressed = self._smallfiles.content_addressed
-        _stores[id(self)] = self
-        self._hot = _HotPath(self)
-        self._view.changed = self._hot.hook_changed
-        self._hot.hook_changed()
-        parts = (str(path), self._view, self._smallfiles, self._writer, self._pins)
-        self._finalizer = weakref.finalize(self, _left_open, *parts)
+        attached = opening.attach(path, options)
+        try:
+            self._view, self._smallfiles, self._writer = attached
+            self._pins = Pins(path / opening.RANGES)
+            self._upkeep = Upkeep(
+                path,
+                self._view,
+                self._smallfiles,
+                lock_timeout_s=options.lock_timeout_s,
+                smallfile_bytes=options.smallfile_bytes,
+                compact_at=options.compact_at,
+            )
+            if self._writer is not None and options.compact_at is not None:
+                self._writer.committed = self._upkeep.written
+            self._integrity = self._smallfiles.integrity
+            self._content_addressed = self._smallfiles.content_addressed
+            _stores[id(self)] = self
+            self._hot = _HotPath(self)
+            self._view.changed = self._hot.hook_changed
+            self._hot.hook_changed()
+            self._finalizer = weakref.finalize(self, _left_open, str(path), self._pins, *attached)
+        except BaseException:
+            opening.abandon(*attached)
+            raise
         self._finalizer.atexit = False
 
     # -- reading ------------------------------------------------------------------------------------------
@@ -287,22 +291,26 @@ class Store(MutableMapping[Any, bytes]):
         return inspection.stat(self.path, self.path / opening.RANGES, self._view, self._smallfiles)
 
     def close(self) -> None:
-        """Close the handle; idempotent. The last writer to close syncs everything and marks the store clean.
+        """Close the handle; idempotent, also where a Ctrl-C cut it short. The last writer to close syncs everything and
+        marks the store clean.
 
         Raises:
             LockTimeoutError, DurabilityError: the clean mark could not be set. The handle is closed all the
                 same, its locks are released, and nothing that was acknowledged is lost.
         """
-        if self._gone is not None:
+        open_still = self._finalizer.peek()
+        if open_still is None:
             return
+        _, _, view, smallfiles, writer = open_still[2]
         self._gone = lambda: ClosedStoreError(str(self.path))
-        self._finalizer.detach()
-        writer, self._writer = self._writer, None
+        self._writer = None
         try:
             if writer is not None:
-                opening.leave(self._smallfiles, writer)
-        finally:
-            self._let_go()
+                opening.leave(smallfiles, writer)
+        except Exception:
+            self._let_go(view, smallfiles)
+            raise
+        self._let_go(view, smallfiles)
 
     def __enter__(self) -> Store:
         self._check_usable()
@@ -371,37 +379,34 @@ class Store(MutableMapping[Any, bytes]):
         if self._gone is not None:
             raise self._gone()
 
-    def _let_go(self) -> None:
+    def _let_go(self, view: Generations, smallfiles: Smallfiles) -> None:
         """Drop maps and descriptors. What another thread is reading stays mapped until it is done."""
-        view, smallfiles = self._view, self._smallfiles
         self._install_get(self._refuse)
-        del self._view, self._smallfiles, self._upkeep
+        for name in ("_view", "_smallfiles", "_upkeep"):
+            vars(self).pop(name, None)
         self._pins.close()
         view.close()
         smallfiles.close()
+        self._finalizer.detach()
 
     def _abandon(self) -> None:
         """In a forked child: nothing of the parent's may be used, synced or unlocked."""
-        if self._gone is not None:
+        open_still = self._finalizer.peek()
+        if open_still is None:
             return
         self._gone = lambda: ForkedStoreError(str(self.path))
-        self._finalizer.detach()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        self._let_go()
+        self._let_go(*open_still[2][2:4])
 
 
 def _left_open(
-    path: str, view: Generations, smallfiles: Smallfiles, writer: Writer | None, pins: Pins
+    path: str, pins: Pins, view: Generations, smallfiles: Smallfiles, writer: Writer | None
 ) -> None:
     """What happens to a handle that nobody closed: a warning, and what the kernel does where a process dies."""
     pins.close()
-    if writer is not None:
-        writer.close()
-        writer.locks.close()
-    view.close()
-    smallfiles.close()
+    opening.abandon(view, smallfiles, writer)
     warnings.warn(f"the kvs.Store at {path} was not closed", ResourceWarning, stacklevel=2)
 
 

@@ -169,7 +169,9 @@ def test_a_commit_that_comes_after_the_close_touches_nothing(store_dir: Path) ->
 
 
 class Interruption:
-    """Raises KeyboardInterrupt before the ``number``-th line of the package that is executed within."""
+    """Raises KeyboardInterrupt before the ``number``-th line of the package that is executed within. The ways into and
+    out of a ``with`` are one instruction each, and no signal's handler runs before it, nor at a ``try``.
+    """
 
     def __init__(self, number: int) -> None:
         self.left = number
@@ -185,15 +187,16 @@ class Interruption:
 
     @property
     def excused(self) -> bool:
-        """Whether it fell into what lets the locks go, or on a line without an instruction that a signal can follow."""
+        """Whether it fell into what lets the locks go."""
         path, _, line = self.where.partition(":")
         text = linecache.getline(path, int(line or "0")).strip()
-        return self.function == "_exit" or text in {"try:", "self._exit()"}
+        return self.function == "_exit" or text == "self._exit()"
 
     def _trace(self, frame: types.FrameType, event: str, _: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        if event == "line" and self.left > 0:
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno) if event == "line" else ""
+        if line and self.left > 0 and not line.lstrip().startswith(("with ", "try:")):
             self.left -= 1
             if not self.left:
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -292,6 +295,85 @@ def test_a_rollover_or_a_growth_interrupted_at_any_line_leaves_a_sound_store_and
 
 def _generations_and_files(path: Path) -> set[str]:
     return {file.name for file in path.iterdir()}
+
+
+def test_a_snapshot_interrupted_at_any_line_pins_nothing_in_the_end(store_dir: Path) -> None:
+    kvs.open(store_dir, "n").close()
+    finished, number = False, 0
+    with kvs.open(store_dir) as store:
+        store.put_many(dict.fromkeys(range(5), b"v"))
+        while not finished:
+            number += 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                interruption = Interruption(number)
+                with contextlib.suppress(KeyboardInterrupt), interruption, store.snapshot() as snapshot:
+                    assert snapshot[1] == b"v"
+                finished = not interruption.where
+                snapshot = None  # type: ignore[assignment] # or it is not collected
+                gc.collect()
+            with kvs.open(store_dir, "r") as other:
+                assert other.stat()["pins"] == [], interruption.where
+        with store.snapshot(), kvs.open(store_dir, "r") as other:
+            assert other.stat()["pins"] == [1]
+    assert number > 50
+
+
+def test_an_opening_interrupted_at_any_line_holds_nothing(store_dir: Path) -> None:
+    kvs.open(store_dir, "n").close()
+    gc.freeze()  # or every collection looks at all of pytest
+    finished, number, excused = False, 0, 0
+    while not finished:
+        number += 2
+        interruption = Interruption(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            with contextlib.suppress(KeyboardInterrupt), interruption:
+                kvs.open(store_dir).close()
+            gc.collect()
+        finished = not interruption.where
+        excused += interruption.excused
+        if not interruption.excused:
+            assert held(store_dir) == set(), interruption.where
+        with kvs.open(store_dir, lock_timeout_s=0.0) as store:
+            store[number] = b"v"
+    assert number > 100
+    assert excused < number // 10
+    gc.unfreeze()
+    with kvs.open(store_dir) as store:
+        assert store.verify() == []
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_close_interrupted_at_any_line_can_be_done_again(store_dir: Path, durable: bool) -> None:
+    finished, number = False, 0
+    with kvs.open(store_dir, "n", durable=durable) as other:
+        while not finished:
+            number += 1
+            store = kvs.open(store_dir, lock_timeout_s=0.0)
+            store[number] = b"v"
+            interruption = Interruption(number)
+            with contextlib.suppress(KeyboardInterrupt), interruption:
+                store.close()
+            finished = not interruption.where
+            if not interruption.excused:
+                store.close()
+                with pytest.raises(kvs.ClosedStoreError):
+                    store.get(1)
+                assert held(store_dir) == {"WRITER[0]"}, interruption.where
+                with kvs.open(store_dir) as again:
+                    assert len(again.stat()["writers"]) == 2, interruption.where
+            else:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ResourceWarning)
+                    with contextlib.suppress(kvs.LockTimeoutError):
+                        store.close()
+                    del store
+                    gc.collect()
+            other[number] = b"w"
+        assert other.verify() == []
+    assert number > 50
+    assert held(store_dir) == set()
 
 
 # -- copies and with --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 import kvs
 from kvs import files, syncpoints
-from kvs.locks import PIN_BASE, Pins, lowest_pin, pins
+from kvs.locks import PIN_BASE, Pin, Pins, lowest_pin, pins
 from tests.kvs.children import die_with_snapshot, hold_snapshot, hold_snapshot_and_fork
 from tests.kvs.killing import named
 from tests.kvs.processes import Child, Death
@@ -50,17 +50,18 @@ def pinned(store: kvs.Store) -> list[int]:
 def test_pins_are_seen_through_any_other_description(tmp_path: Path, asking: int) -> None:
     assert (pins(asking), lowest_pin(asking, 1 << 56)) == ([], None)
     first, second = Pins(tmp_path / RANGES), Pins(tmp_path / RANGES)
-    for time in (7, 8, 9, 100, 3):
-        first.pin(time)
-    second.pin(8)
-    second.pin(5_000_000_000)
+    firsts = [Pin() for _ in range(5)]
+    for pin, time in zip(firsts, (7, 8, 9, 100, 3), strict=True):
+        first.pin(pin, time)
+    second.pin(Pin(), 8)
+    second.pin(Pin(), 5_000_000_000)
     assert pins(asking) == [3, 7, 8, 9, 100, 5_000_000_000]
     assert pins(first.fd) == [8, 5_000_000_000]
     assert [lowest_pin(asking, below) for below in (0, 3, 4, 8, 1 << 50)] == [None, None, 3, 3, 3]
     assert lowest_pin(first.fd, 1 << 50) == 8
     first.close()
     assert pins(asking) == [8, 5_000_000_000]
-    first.unpin(8)
+    first.unpin(firsts[1])
     assert pins(asking) == [8, 5_000_000_000], "harmless after the close"
     second.close()
     assert pins(asking) == []
@@ -68,15 +69,19 @@ def test_pins_are_seen_through_any_other_description(tmp_path: Path, asking: int
 
 def test_several_pins_of_one_transaction_are_taken_back_one_by_one(tmp_path: Path, asking: int) -> None:
     ours, others = Pins(tmp_path / RANGES), Pins(tmp_path / RANGES)
-    for each in (ours, ours, ours, others):
-        each.pin(4)
-    ours.unpin(4)
-    others.unpin(4)
-    ours.unpin(4)
-    assert pins(asking) == [4]
-    ours.unpin(4)
+    mine, theirs = [Pin() for _ in range(3)], Pin()
+    for pin in mine:
+        ours.pin(pin, 4)
+    others.pin(theirs, 4)
+    ours.unpin(mine[0])
+    others.unpin(theirs)
+    ours.unpin(mine[1])
+    for pin in (mine[0], mine[1], Pin()):
+        ours.unpin(pin)
+    assert pins(asking) == [4], "once each"
+    ours.unpin(mine[2])
     assert pins(asking) == []
-    ours.pin(0)
+    ours.pin(Pin(), 0)
     assert lowest_pin(asking, 1) == 0, "of the empty store"
     ours.close()
     others.close()
