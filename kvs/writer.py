@@ -120,7 +120,10 @@ class Writer:
             if self.durable:
                 self._make_durable(index, appender, time)  # 11
         finally:
-            self._exit()
+            try:
+                self._exit()
+            finally:
+                self._exit()
         if self.committed is not None:
             self.committed(extent[1])
         return time
@@ -136,7 +139,10 @@ class Writer:
             finally:
                 self._leave(held)
         finally:
-            self._exit()
+            try:
+                self._exit()
+            finally:
+                self._exit()
 
     def await_durable(self, time: int) -> None:
         """Return when D has reached ``time``. Raises LockTimeoutError, DurabilityError."""
@@ -145,7 +151,10 @@ class Writer:
             self._enter()
             durability.await_durable(self.view, self.smallfiles, self.locks, time, self.lock_timeout_s)
         finally:
-            self._exit()
+            try:
+                self._exit()
+            finally:
+                self._exit()
 
     def _refuse_within(self) -> None:
         """A signal handler, or a function that was called from within, cannot commit in the middle of a commit."""
@@ -165,6 +174,7 @@ class Writer:
     def _exit(self) -> None:
         """Leave the handle to its other threads, if it is mine. An exception (a Ctrl-C) may have come between any two
         instructions, so no lock is believed to be held or not; a sync that it cut short is left to whoever needs it.
+        Called twice, because another one may come in here.
         """
         if self.mutex._is_owned():  # type: ignore[attr-defined]
             try:
