@@ -112,9 +112,8 @@ class Snapshot:
     def close(self) -> None:
         """Let go of the view and its pin; idempotent."""
         self._closed = True
-        if self._finalizer.alive:
-            self._pins.unpin(self._pin)
-            self._finalizer.detach()  # last: where a Ctrl-C came before, it is done again
+        self._pins.unpin(self._pin)
+        self._finalizer.detach()  # last: where a Ctrl-C came before, it is done again
 
     def __enter__(self) -> Snapshot:
         self._check_open()

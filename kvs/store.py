@@ -50,6 +50,7 @@ class Store(MutableMapping[Any, bytes]):
         self._options = options
         self._gone: Callable[[], Error] | None = None
         locks.check_platform()
+        self._attached: opening.Attached | None = None
         attached = opening.attach(path, options)
         try:
             self._view, self._smallfiles, self._writer = attached
@@ -71,6 +72,7 @@ class Store(MutableMapping[Any, bytes]):
             self._view.changed = self._hot.hook_changed
             self._hot.hook_changed()
             self._finalizer = weakref.finalize(self, _left_open, str(path), self._pins, *attached)
+            self._attached = attached
         except BaseException:
             opening.abandon(*attached)
             raise
@@ -298,19 +300,18 @@ class Store(MutableMapping[Any, bytes]):
             LockTimeoutError, DurabilityError: the clean mark could not be set. The handle is closed all the
                 same, its locks are released, and nothing that was acknowledged is lost.
         """
-        open_still = self._finalizer.peek()
-        if open_still is None:
+        attached = self._attached
+        if attached is None:
             return
-        _, _, view, smallfiles, writer = open_still[2]
         self._gone = lambda: ClosedStoreError(str(self.path))
         self._writer = None
         try:
-            if writer is not None:
-                opening.leave(smallfiles, writer)
+            if attached.writer is not None:
+                opening.leave(attached.smallfiles, attached.writer)
         except Exception:
-            self._let_go(view, smallfiles)
+            self._let_go(attached)
             raise
-        self._let_go(view, smallfiles)
+        self._let_go(attached)
 
     def __enter__(self) -> Store:
         self._check_usable()
@@ -379,26 +380,27 @@ class Store(MutableMapping[Any, bytes]):
         if self._gone is not None:
             raise self._gone()
 
-    def _let_go(self, view: Generations, smallfiles: Smallfiles) -> None:
+    def _let_go(self, attached: opening.Attached) -> None:
         """Drop maps and descriptors. What another thread is reading stays mapped until it is done."""
         self._install_get(self._refuse)
         for name in ("_view", "_smallfiles", "_upkeep"):
             vars(self).pop(name, None)
         self._pins.close()
-        view.close()
-        smallfiles.close()
+        attached.view.close()
+        attached.smallfiles.close()
         self._finalizer.detach()
+        self._attached = None
 
     def _abandon(self) -> None:
         """In a forked child: nothing of the parent's may be used, synced or unlocked."""
-        open_still = self._finalizer.peek()
-        if open_still is None:
+        attached = self._attached
+        if attached is None:
             return
         self._gone = lambda: ForkedStoreError(str(self.path))
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        self._let_go(*open_still[2][2:4])
+        self._let_go(attached)
 
 
 def _left_open(
