@@ -49,6 +49,7 @@ def await_durable(
     Raises:
         LockTimeoutError: somebody is stopped in the middle of a sync; D will follow when it goes on or dies.
         DurabilityError: a dead writer's file could not be synced.
+        CorruptedStoreError: the index or a dead writer's file is damaged.
     """
     index = generations.index
     while index.words[layout.H_DURABLE] < time:
@@ -68,6 +69,14 @@ def catch_up(index: Index, smallfiles: Smallfiles, locks: RangeLocks, time: int,
         if reached >= time:
             _raise(index, locks, reached, timeout_s)
             continue
+        if slot < 0:
+            if words[layout.H_NEXT]:
+                break
+            raise CorruptedStoreError(
+                f"transaction {time} is waited for, and the index says that none after {reached} was committed",
+                path=str(index.path),
+                offset_bytes=layout.H_COMMITTED * layout.WORD,
+            )
         started = started or clock.monotonic()
         wanted = sync_range(slot)
         if not locks.held_elsewhere(wanted) and (proof := locks.try_acquire(wanted)) is not None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from kvs import layout, reading, syncpoints
-from kvs.errors import ClosedStoreError
+from kvs.errors import ClosedStoreError, CorruptedStoreError
 from kvs.generations import Generations
 from kvs.keys import Item, Key, normalise, normalise_many
 from kvs.locks import Pin, Pins
@@ -54,9 +54,17 @@ class Snapshot:
             self._pins.pin(self._pin, time)
             syncpoints.reach("snapshot.after_pin")
             # Whoever forgets says first how far it will, and looks for pins then: one of us sees the other.
-            if self._view.current().words[layout.H_HORIZON] <= time:
+            index = self._view.current()
+            horizon = index.words[layout.H_HORIZON]
+            if horizon <= time:
                 return time
             self._pins.unpin(self._pin)
+            if self._view.visible() < horizon:
+                raise CorruptedStoreError(
+                    f"the index says that transaction {horizon} was visible, which never happened",
+                    path=str(index.path),
+                    offset_bytes=layout.H_HORIZON * layout.WORD,
+                )
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value of ``key`` in this view, or ``default``. Raises SnapshotTooOldError."""

@@ -390,3 +390,16 @@ def test_a_laggard_whose_records_are_damaged_is_told_and_never_shown(store_dir: 
             file.write(content)
         store[2] = b"and well again"
         assert store.get_many([0, 2]) == [b"lost", b"and well again"]
+
+
+def test_a_transaction_that_nobody_committed_is_damage_and_not_waited_for(store_dir: Path) -> None:
+    """A store whose COMMIT did not lock lost its newest T, and its writers waited for ever."""
+    with kvs.open(store_dir, "n", durable=True) as store:
+        store[1] = b"v"
+        assert store._writer is not None
+        with pytest.raises(
+            kvs.CorruptedStoreError, match=r"transaction 2 is waited for, and .* none after 1 was"
+        ):
+            store._writer.await_durable(2)
+        store[2] = b"w"
+        assert store.verify() == []

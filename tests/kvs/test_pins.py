@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kvs
-from kvs import files, syncpoints
+from kvs import files, layout, syncpoints
 from kvs.locks import PIN_BASE, Pin, Pins, lowest_pin, pins
 from tests.kvs.children import die_with_snapshot, hold_snapshot, hold_snapshot_and_fork
 from tests.kvs.killing import named
@@ -211,3 +211,15 @@ def test_a_snapshot_that_comes_too_late_for_its_transaction_takes_a_newer_one(st
             assert snapshot.transaction_counter == 4
             assert snapshot.get_many([1, 2]) == [None, b"newer"]
             assert pinned(store) == [4], "the pin of the stale one is taken back"
+
+
+def test_a_horizon_that_was_never_visible_is_damage_and_not_waited_for(store: kvs.Store) -> None:
+    """A store whose COMMIT did not lock had one, and whoever wanted a snapshot tried for ever."""
+    words = store._view.index.words
+    words[layout.H_HORIZON] = 3
+    with pytest.raises(kvs.CorruptedStoreError, match="transaction 3 was visible, which never happened"):
+        store.snapshot()
+    assert pins(store._pins.fd) == []
+    words[layout.H_HORIZON] = 2
+    with store.snapshot() as snapshot:
+        assert snapshot[2] == b"second"
