@@ -367,7 +367,8 @@ def flip_word(connection: Connection, path: Path, values: tuple[int, int]) -> No
 
 def open_as_somebody_else(connection: Connection, path: Path) -> None:
     """Without any right to write: what opening for reading and for writing gives."""
-    kvs.open(path, "r").close()  # imports whatever it needs, which somebody else may not be able to
+    with kvs.open(path, "r") as store:
+        store.verify()  # imports whatever it needs, which somebody else may not be able to
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
