@@ -44,10 +44,10 @@ def recover(path: Path) -> tuple[dict[bytes, bytes], Recovered, list[Loss]]:
     """What is recovered of the store at ``path``, which stays as it is."""
     target = path.with_name("recovered")
     shutil.rmtree(target, ignore_errors=True)
-    before = {each.name: each.read_bytes() for each in path.iterdir() if each.is_file()}
+    before = {each.name: each.read_bytes() for each in path.iterdir() if os.access(each, os.R_OK)}
     losses: list[Loss] = []
     done = salvage.recover(path, target, create, losses.append)
-    assert {each.name: each.read_bytes() for each in path.iterdir() if each.is_file()} == before
+    assert {each.name: each.read_bytes() for each in path.iterdir() if os.access(each, os.R_OK)} == before
     with kvs.open(target, "r") as store:
         items = dict(store.items())
         assert len(items) == done.keys
