@@ -6,7 +6,6 @@ is opened, so nobody opens what is half made. An index gets its name in one rena
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -17,7 +16,6 @@ from xxhash import xxh3_128_digest
 from kvs import durability, files, generations, layout, locks, rebuild, syncpoints
 from kvs import index as index_module
 from kvs.errors import (
-    ClosedStoreError,
     CorruptedStoreError,
     LockTimeoutError,
     MaximumWritersError,
@@ -387,8 +385,7 @@ def leave(smallfiles: Smallfiles, writer: Writer) -> None:
 
     try:
         if writer.failure is None and not writer.closed:
-            with contextlib.suppress(ClosedStoreError):  # by another thread, meanwhile
-                writer.locked(mark)
+            writer.locked(mark)
     finally:
         writer.close()
         writer.locks.drop()

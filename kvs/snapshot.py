@@ -134,10 +134,14 @@ class Snapshot:
 
     def _read(self, name: bytes) -> tuple[int, bytes | None]:
         self._check_open()
-        return reading.read(self._view, self._smallfiles, name, self.transaction_counter, pinned=True)
+        found = reading.read(self._view, self._smallfiles, name, self.transaction_counter, pinned=True)
+        self._check_open()  # or it may have been forgotten while another thread closed this
+        return found
 
     def _read_many(self, names: list[bytes]) -> list[bytes | None]:
-        return reading.read_many(self._view, self._smallfiles, names, self.transaction_counter, pinned=True)
+        found = reading.read_many(self._view, self._smallfiles, names, self.transaction_counter, pinned=True)
+        self._check_open()
+        return found
 
     def _check_open(self) -> None:
         if self._closed:

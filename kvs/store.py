@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import types
 import warnings
 import weakref
@@ -51,6 +52,7 @@ class Store(MutableMapping[Any, bytes]):
         self._gone: Callable[[], Error] | None = None
         locks.check_platform()
         self._attached: opening.Attached | None = None
+        self._closing = threading.RLock()
         attached = opening.attach(path, options)
         try:
             self._view, self._smallfiles, self._writer = attached
@@ -300,18 +302,21 @@ class Store(MutableMapping[Any, bytes]):
             LockTimeoutError, DurabilityError: the clean mark could not be set. The handle is closed all the
                 same, its locks are released, and nothing that was acknowledged is lost.
         """
-        attached = self._attached
-        if attached is None:
+        if self._attached is None:  # also in a forked child, where nobody would release the lock
             return
-        self._gone = lambda: ClosedStoreError(str(self.path))
-        self._writer = None
-        try:
-            if attached.writer is not None:
-                opening.leave(attached.smallfiles, attached.writer)
-        except Exception:
+        with self._closing:  # a thread that comes second waits for the first
+            attached = self._attached
+            if attached is None:
+                return
+            self._gone = lambda: ClosedStoreError(str(self.path))
+            self._writer = None
+            try:
+                if attached.writer is not None:
+                    opening.leave(attached.smallfiles, attached.writer)
+            except Exception:
+                self._let_go(attached)
+                raise
             self._let_go(attached)
-            raise
-        self._let_go(attached)
 
     def __enter__(self) -> Store:
         self._check_usable()

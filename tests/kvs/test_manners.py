@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import kvs
-from kvs import layout
+from kvs import layout, opening, reading
 from kvs.locks import COMMIT, DURABLE, RangeLocks, sync_range, writer_range
 from tests.kvs.children import fork_and_go_on
 from tests.kvs.processes import Child
@@ -139,6 +139,52 @@ def test_closing_while_other_threads_write_loses_nothing_that_was_acknowledged(s
         with kvs.open(store_dir) as store:
             assert [int(store[which]) for which in range(2)] == acknowledged
             assert store.verify() == []
+
+
+def test_a_thread_that_closes_second_waits_for_the_first(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would else unlock and close the same descriptor, whose number may be another file's by then."""
+    store = kvs.open(store_dir, "n")
+    leave, within, go_on, left = opening.leave, threading.Event(), threading.Event(), list[str]()
+
+    def slowly(smallfiles: Any, writer: Any) -> None:
+        left.append(threading.current_thread().name)
+        within.set()
+        go_on.wait()
+        leave(smallfiles, writer)
+
+    monkeypatch.setattr(opening, "leave", slowly)
+    threads = [threading.Thread(target=store.close, name=name) for name in ("first", "second")]
+    threads[0].start()
+    within.wait()
+    threads[1].start()
+    threads[1].join(0.05)
+    assert threads[1].is_alive(), "it says that the store is closed once it is"
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert left == ["first"]
+    assert held(store_dir) == set()
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_a_snapshot_that_another_thread_closes_says_so_rather_than_what_it_may_have_missed(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    with kvs.open(store_dir, "n") as store:
+        store[1] = b"v"
+        snapshot = store.snapshot()
+        name = "read" if count == 1 else "read_many"
+        real = getattr(reading, name)
+
+        def closed_meanwhile(*args: Any, **options: Any) -> Any:
+            snapshot.close()
+            return real(*args, **options)
+
+        monkeypatch.setattr(reading, name, closed_meanwhile)
+        with pytest.raises(kvs.ClosedStoreError, match="snapshot"):
+            snapshot.get_many([1] * count) if count > 1 else snapshot.get(1)
 
 
 def test_a_commit_that_comes_after_the_close_touches_nothing(store_dir: Path) -> None:
