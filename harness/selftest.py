@@ -15,7 +15,7 @@ import msgspec
 
 from harness import campaign, planted
 from harness.errors import UsageError
-from harness.plan import Plan
+from harness.plan import FAULTS, Plan
 from harness.supervisor import Status
 from harness.verdict import Outcome
 
@@ -24,6 +24,8 @@ LIMIT_S: Final = 30.0
 _BUG_SECONDS: Final = 6.0
 """A planted bug gets campaigns of this length, one after another, as long as one more can end within LIMIT_S:
 some mistakes are seen by the judge only, which looks when the campaign is over."""
+_BUG_FAULTS: Final = tuple(fault for fault in FAULTS if fault != "lose-index")
+"""With the index goes what the dead left in it, which is what these bugs are about; none is about making it again."""
 _JUDGE_S: Final = 3.0
 _CANARY_SECONDS: Final = 1.0
 CLEAN: Final = "clean"
@@ -82,12 +84,15 @@ def conduct(
         if only and name not in only:
             continue
         bug = planted.BUGS.get(name, planted.Bug("", ()))
+        planted_here = name not in (CLEAN, CANARY)
         plan = Plan(
             seed=seed + number,
+            faults=_BUG_FAULTS if planted_here else FAULTS,
             workloads=bug.workloads,
             readers=bug.readers,
+            writers=bug.writers,
             seconds={CLEAN: clean_seconds, CANARY: _CANARY_SECONDS}.get(name, _BUG_SECONDS),
-            bug="" if name in (CLEAN, CANARY) else name,
+            bug=name if planted_here else "",
             canary=name == CANARY,
             blind=("*",) if name in blind else (),
         )

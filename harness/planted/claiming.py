@@ -26,6 +26,7 @@ BUGS: Final[dict[str, Bug]] = {
             Mutation(_WRITER, "room", _TAIL, "self.known_tail"),
             Mutation(_WRITER, "commit", ACCOUNT, f"self.known_tail = offset + COMMIT_BYTES; {ACCOUNT}"),
         ),
+        writers=1,  # nobody else finishes what it left before its place is claimed
     ),
     "claim-skips-repair": Bug(
         "whoever claims a dead writer's smallfile appends to it before the dead one's commit is finished",

@@ -84,6 +84,7 @@ class Bug(NamedTuple):
     mutations: tuple[Mutation, ...]
     workloads: tuple[str, ...] = WORKLOADS
     readers: int = 2
+    writers: int = 4
     campaign: bool = True
     explored: bool = True
 

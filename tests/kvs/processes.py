@@ -12,9 +12,11 @@ import traceback
 import types
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvs import syncpoints
+from kvs.locks import COMMIT, DURABLE, RangeLocks, sync_range, writer_range
 
 ANSWER_TIMEOUT_S = 60.0
 _context = multiprocessing.get_context("forkserver")
@@ -144,3 +146,12 @@ def _units(position: Any, data: Any) -> int:
 def _count(part: str, total: int) -> int:
     missing = {"all but one": 1, "all but reserved": 17, "all": 0}
     return {"nothing": 0, "one": 1, "half": total // 2}.get(part, total - missing.get(part, 0))
+
+
+def held(path: Path) -> set[str]:
+    """The names of the locks of place 0, and of all, that somebody holds."""
+    asking = RangeLocks(path / "ranges.lock", lambda _: 0)
+    ranges = (writer_range(0), COMMIT, sync_range(0), DURABLE)
+    found = {each.name for each in ranges if asking.held_elsewhere(each)}
+    asking.close()
+    return found
