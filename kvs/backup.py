@@ -75,8 +75,9 @@ def fresh(path: Path) -> Iterator[Path]:
         try:
             files.publish(temporary, path)
         except OSError:
-            check_vacant(path)  # somebody else was faster
-            raise
+            if temporary.exists() or not path.exists():  # else it has its name, whatever was said
+                check_vacant(path)  # somebody else was faster
+                raise
         files.sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -17,6 +17,7 @@ from kvs.errors import CorruptedStoreError
 from kvs.generations import Generations, Region, published
 from kvs.index import Index, Slots
 from kvs.layout import BUSY, E_TIME, ENTRY_WORDS, RECORD_HEADER_BYTES, REVISIONS, TOMBSTONE
+from kvs.records import Words
 from kvs.smallfile import Smallfiles
 
 INVARIANTS: Final = {
@@ -33,11 +34,15 @@ INVARIANTS: Final = {
     "record.whole": "every revision's record has its key and its length, and its hash where integrity is on",
     "log.extent_whole": "the published part of a smallfile is a sequence of whole transactions",
     "log.time_dense": "no T has two commit records, and every T up to C has one, but those compacted away",
+    "index.log_agrees": "every revision has a record of its T in the log, and each record that must be kept a revision",
 }
 """Every invariant by name."""
 
 _FINDINGS_MAX = 20  # of one invariant; the rest are counted
 _CHUNK = 1 << 14  # entries looked at together
+_RING_BITS: Final = np.array([1, 2, 4, 8], dtype=np.uint8)
+LAST = "index.log_agrees"
+"""Follows from almost any other finding, so it is reported only where there is none."""
 
 
 class Finding(NamedTuple):
@@ -117,12 +122,14 @@ def log(index: Index, smallfiles: Smallfiles) -> list[Finding]:
         regions = published(index, smallfiles)
     except CorruptedStoreError:
         return []  # ``structure`` says so
+    comparison = _Comparison(index, smallfiles)
     for file_id, region in regions.items():
         end = region.begin
         for part in scanning.scan(smallfiles, file_id, region.begin, region.end):
             end = part.end
             if file_id % stride == index.writers_max:
                 floor = max(floor, part.floor)
+            comparison.add(part)
             times.append(part.commits)
             where.append(part.offsets + layout.pack_location(file_id, 0))
         if end != region.end and end >= _begin_now(smallfiles, file_id):
@@ -130,6 +137,7 @@ def log(index: Index, smallfiles: Smallfiles) -> list[Finding]:
                 f"the transactions end at {_where(file_id, end)}, {region.end - end} bytes before their end"
             )
             findings.append(Finding("log.extent_whole", message))
+    findings += [Finding(LAST, message) for message in comparison.conclude()] if not findings else []
     none = np.empty(0, np.int64)
     return _capped(
         findings
@@ -140,6 +148,83 @@ def log(index: Index, smallfiles: Smallfiles) -> list[Finding]:
             index.words[layout.H_COMMITTED],
         )
     )
+
+
+class _Comparison:
+    """The records of the log against the revisions of the index: whoever damaged one has hardly damaged both alike."""
+
+    def __init__(self, index: Index, smallfiles: Smallfiles) -> None:
+        self._index = index
+        self._smallfiles = smallfiles
+        self._committed = index.words[layout.H_COMMITTED]
+        self._seen = np.zeros(index.slots, dtype=np.uint8)
+        """Which revisions have their record: of each entry a bit for each place of the ring."""
+        self._messages: list[str] = []
+
+    def add(self, part: scanning.Log) -> None:
+        """Look for the revisions of these records."""
+        for first in range(0, len(part.times), _CHUNK):
+            chunk = slice(first, first + _CHUNK)
+            rows = np.flatnonzero(part.times[chunk].view(np.uint64) <= np.uint64(self._committed)) + first
+            if rows.size:
+                self._add(part.keys[rows], part.times[rows], part.locations[rows], part.lengths[rows])
+
+    def _add(self, keys: Words, times: Slots, locations: Words, lengths: Words) -> None:
+        index = self._index
+        names = np.ascontiguousarray(keys).view("V16").reshape(-1).tolist()
+        try:
+            slots, heads = index.locate(names)
+        except CorruptedStoreError as error:
+            self._messages.append(str(error))
+            return
+        present = slots >= 0
+        rings = heads[:, E_TIME : E_TIME + REVISIONS]
+        same = (rings == times.view(np.uint64)[:, None]) & present[:, None]
+        places = index.halves.take((np.where(present, slots, 0) << 1) + 1, axis=0)
+        exact = same & (places[:, 0::2] == locations[:, None]) & (places[:, 1::2] == lengths[:, None])
+        row, ring = np.nonzero(exact)
+        np.bitwise_or.at(self._seen, slots[row], _RING_BITS[ring])
+        same &= places[:, 0::2] != 0
+        older = times.view(np.uint64) < rings.max(axis=1)
+        overwritten = present & (rings[:, -1] != 0) & (times.view(np.uint64) < rings.min(axis=1))
+        # A compaction forgets removed keys, and what is older than a removal.
+        forgotten = times <= index.words[layout.H_FORGOTTEN]
+        forgotten &= ~present | older | (lengths == np.uint64(TOMBSTONE))
+        for i in np.flatnonzero(~(same.any(axis=1) | overwritten | forgotten)).tolist():
+            where = _where(*layout.unpack_location(int(locations[i])))
+            self._messages.append(
+                f"key {names[i].hex()} has no revision T={times[i]}, whose record is at {where}"
+            )
+
+    def conclude(self) -> list[str]:
+        """What does not agree, when all of the log was added."""
+        index, messages = self._index, self._messages
+        for rows in _used(index):
+            slots = (rows - index.first_word) // ENTRY_WORDS
+            times, places = (
+                index.halves[2 * slots, E_TIME : E_TIME + REVISIONS],
+                index.halves[2 * slots + 1, 0::2],
+            )
+            alone = (times > 0) & (times <= np.uint64(self._committed)) & (places > 0)
+            alone &= self._seen[slots][:, None] & _RING_BITS == 0
+            for row, ring in _places_of(alone):
+                word, time = int(rows[row]), int(times[row, ring])
+                where = int(index.words[word + layout.E_PLACE + 2 * int(ring)])
+                if where and index.words[word + E_TIME + int(ring)] == time and not self._moved(where, time):
+                    place = _where(*layout.unpack_location(where))
+                    messages.append(f"{_name(index, word)} has T={time} at {place}, and the log has not")
+        return messages
+
+    def _moved(self, location: int, time: int) -> bool:
+        """Whether a compaction has put a record of that T there, maybe after the log was read."""
+        file_id, offset = layout.unpack_location(location)
+        try:
+            record = self._smallfiles.read(file_id, offset, RECORD_HEADER_BYTES)
+        except (CorruptedStoreError, OverflowError):
+            return False
+        tag = layout.RECORD_TAIL.unpack_from(record.ljust(RECORD_HEADER_BYTES, b"\0"), 16)[2]
+        kinds = (layout.KIND_MOVED_VALUE, layout.KIND_MOVED_REMOVAL)
+        return tag >> layout.KIND_SHIFT in kinds and tag & layout.SEQUENCE_MASK == time
 
 
 def _begin_now(smallfiles: Smallfiles, file_id: int) -> int:
@@ -159,9 +244,11 @@ def _dense(times: Slots, where: Slots, floor: int, committed: int) -> list[Findi
         first, second = (_where(*layout.unpack_location(int(place))) for place in where[i : i + 2])
         findings.append(f"T={times[i]} is at {first} and at {second}")
     above = times[(times > floor) & (times <= committed)]
-    if np.unique(above).size != max(committed - floor, 0):
-        missing = np.setdiff1d(np.arange(floor + 1, committed + 1), above)
-        findings += [f"T={time} has no commit record" for time in missing[:_FINDINGS_MAX]]
+    edges = np.array([floor, committed], dtype=np.uint64) + np.array([0, 1], dtype=np.uint64)
+    known = np.concatenate((edges[:1], np.unique(above).view(np.uint64), edges[1:]))
+    for i in np.flatnonzero(known[1:] > known[:-1] + np.uint64(1))[:_FINDINGS_MAX].tolist():
+        missing = range(int(known[i]) + 1, int(known[i + 1]))[:_FINDINGS_MAX]
+        findings += [f"T={time} has no commit record" for time in missing]
     for i in np.flatnonzero(times > committed)[:_FINDINGS_MAX]:
         place = _where(*layout.unpack_location(int(where[i])))
         findings.append(f"T={times[i]} at {place} is above C={committed}")
@@ -188,6 +275,9 @@ def _header(index: Index, report: Report) -> None:
     durable, committed = words[layout.H_DURABLE], words[layout.H_COMMITTED]
     if durable > committed:
         report("commit.durable_follows", f"D={durable} and C={committed}")
+    elif index.durable and committed - durable > words[layout.H_PLACES] and not index.lagging.any():
+        # Each writer waits for D before it goes on, so that no more than one of each may still have to be shown.
+        report("commit.durable_follows", f"D={durable} and C={committed}, and nothing is lagging")
 
 
 def _entries(index: Index, regions: dict[int, Region], report: Report) -> None:
@@ -253,7 +343,10 @@ def _locations(
     found = np.searchsorted(bounds.ids, file_ids).clip(max=len(bounds.ids) - 1)
     inside = (bounds.ids[found] == file_ids) & (begins >= bounds.begins[found])
     inside &= begins + sizes.astype(np.int64) + RECORD_HEADER_BYTES <= bounds.ends[found]
-    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY)) & (places != 0)
+    # What a compaction forgets is older than some removal, or one itself.
+    forgotten = (places == 0) & (times <= np.uint64(index.words[layout.H_FORGOTTEN]))
+    forgotten &= times <= np.where(removed, times, 0).max(axis=1)[:, None]
+    wrong = ~inside & (times != 0) & (times != np.uint64(BUSY)) & ~forgotten
     for row, ring in _places_of(wrong):
         file_id, offset = layout.unpack_location(int(places[row, ring]))
         report(
@@ -287,6 +380,9 @@ def _record_problem(
     file_id, offset = layout.unpack_location(location)
     size = 0 if length == TOMBSTONE else length
     try:
+        smallfiles.check(
+            file_id, offset + RECORD_HEADER_BYTES + size
+        )  # or damage may ask for more than memory
         record = smallfiles.read(file_id, offset, RECORD_HEADER_BYTES + size)
     except (CorruptedStoreError, OverflowError, ValueError) as error:
         return str(error)

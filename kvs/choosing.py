@@ -22,13 +22,14 @@ Names = npt.NDArray[np.bytes_]
 
 class Candidate(NamedTuple):
     """A fragment with what its place says of its age: T, or 0 and the first T behind it in its file (or 0).
-    ``explained``: something else than keys is damaged there.
+    ``explained``: something else than keys is damaged there. ``alone``: it is the only record of its transaction.
     """
 
     fragment: Fragment
     time: int
     before: int
     explained: bool
+    alone: bool
 
 
 class Chosen:
@@ -149,7 +150,7 @@ class Weighing:
         dateless: dict[bytes, Fragment] = {}
         for candidate in candidates:
             if self._usable(candidate, known):
-                each, (time, sure) = candidate.fragment, self._age(candidate, known)
+                each, (time, sure) = candidate.fragment, self._age(candidate)
                 if time:
                     dated.append((time, sure, each))
                 else:
@@ -174,14 +175,15 @@ class Weighing:
             return False
         if self._content_addressed and each.length != TOMBSTONE:
             return each.addressed
-        return candidate.explained or each.key in known or self._witnessed(each) > 0
+        likely = candidate.explained or (each.key in known and not candidate.alone)
+        return likely or self._witnessed(each) > 0
 
-    def _age(self, candidate: Candidate, known: set[bytes]) -> tuple[int, bool]:
+    def _age(self, candidate: Candidate) -> tuple[int, bool]:
         """T (0 if nothing says it), and whether both it and the key are sure."""
         each = candidate.fragment
         witnessed = self._witnessed(each)
         if candidate.time:
-            sure = witnessed > 0 or each.key in known or (self._content_addressed and each.addressed)
+            sure = witnessed > 0 or (self._content_addressed and each.addressed)
             return candidate.time, sure
         return witnessed, False
 

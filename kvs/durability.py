@@ -11,10 +11,12 @@ C is loaded before the lagging words: whatever is visible and not synced was mar
 
 from __future__ import annotations
 
+import errno
+import os
 import time as clock
 
 from kvs import files, layout, syncpoints
-from kvs.errors import CorruptedStoreError, LockTimeoutError
+from kvs.errors import CorruptedStoreError, DurabilityError, LockTimeoutError
 from kvs.generations import Generations
 from kvs.index import Index
 from kvs.locks import COMMIT, DURABLE, Held, RangeLocks, sync_range
@@ -151,16 +153,19 @@ def sync_for(index: Index, smallfiles: Smallfiles, slot: int) -> None:
         raise CorruptedStoreError(
             f"transaction {time}, which is not synced yet, is damaged", path=str(path), offset_bytes=offset
         )
-    fd = files.open_file(path, write=True)
     try:
-        end = offset + layout.COMMIT_BYTES
-        for position in range(found[1].extent_offset, end, _PIECE_BYTES):
-            piece = files.read_at(fd, position, min(_PIECE_BYTES, end - position))
-            files.write_at(fd, position, [piece], path)
-        files.sync_data(fd, path)
-        files.sync_directory(path.parent)
-    finally:
-        files.close(fd)
+        fd = files.open_file(path, write=True)
+        try:
+            end = offset + layout.COMMIT_BYTES
+            for position in range(found[1].extent_offset, end, _PIECE_BYTES):
+                piece = files.read_at(fd, position, min(_PIECE_BYTES, end - position))
+                files.write_at(fd, position, [piece], path)
+            files.sync_data(fd, path)
+            files.sync_directory(path.parent)
+        finally:
+            files.close(fd)
+    except OSError as error:  # also StorageFullError, which would say that nothing was committed
+        raise DurabilityError(str(path), os.strerror(error.errno or errno.EIO)) from error
     syncpoints.reach("laggard.after_sync")
     words[place + layout.W_LAGGING] = 0
     syncpoints.reach("laggard.after_clear")

@@ -47,6 +47,8 @@ class Generations:
         while True:
             index = self.index
             time = index.words[index.visible_word]
+            if time > layout.SEQUENCE_MASK:
+                raise impossible(index, f"transaction {time} is visible", index.visible_word)
             if time or not index.words[layout.H_NEXT]:
                 return time
             self.follow()
@@ -68,6 +70,15 @@ class Generations:
         """Close the descriptor; the map goes when the last reader has looked away."""
         self.flat = None  # it refers to this view
         self.index.close()
+
+
+def impossible(index: Index, what: str, word: int) -> CorruptedStoreError:
+    """The error for a word of the index's header that nobody can have stored."""
+    return CorruptedStoreError(
+        f"the index says that {what}, which cannot be; the smallfiles, which hold the data, were not touched",
+        path=str(index.path),
+        offset_bytes=word * layout.WORD,
+    )
 
 
 class Region(NamedTuple):
@@ -105,6 +116,12 @@ def _region(smallfiles: Smallfiles, file_id: int, tails: dict[int, int]) -> Regi
     """The published part; ``None`` if somebody has begun the file and not committed in it yet."""
     sealed_end = smallfiles.bound(file_id, layout.B_END)
     end = sealed_end or tails.get(file_id, 0)
+    if end > layout.SMALLFILE_BYTES_MAX:
+        raise CorruptedStoreError(
+            "the index gives the smallfile an end that it cannot have",
+            path=str(smallfiles.path(file_id)),
+            offset_bytes=layout.SMALLFILE_BYTES_MAX,
+        )
     return Region(smallfiles.begin(file_id), end, sealed_end > 0) if end else None
 
 
@@ -123,8 +140,10 @@ def open_generation(directory: Path, generation: int, *, write: bool, after: Ind
     """The next generation of ``after``.
 
     Raises:
-        CorruptedStoreError: it is not there, or not of this store.
+        CorruptedStoreError: it is not there, not of this store, or not newer.
     """
+    if generation <= after.generation:
+        raise impossible(after, f"generation {generation} has replaced it", layout.H_NEXT)
     path = path_of(directory, generation)
     try:
         index = Index(path, write=write)

@@ -14,7 +14,6 @@ import numpy as np
 
 from kvs import files, generations, layout, placing, syncpoints
 from kvs import index as index_module
-from kvs.errors import StorageFullError
 from kvs.generations import Generations
 from kvs.index import Index, Slots
 from kvs.layout import E_TIME, ENTRY_WORDS, TOMBSTONE
@@ -43,7 +42,7 @@ def grow(held: Held, view: Generations, locks: RangeLocks, wanted: int, timeout_
     files.unlink(temporary)
     try:
         _build(old, temporary, wanted)
-    except StorageFullError:
+    except OSError:
         files.unlink(temporary)
         raise
     syncpoints.reach("grow.after_build")

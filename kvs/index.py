@@ -70,8 +70,8 @@ class Index:
         self.writable = write
         self.fd = files.open_file(path, write=write)
         try:
-            self._check_header(files.read_at(self.fd, 0, layout.PAGE))
-            self.map = files.map_file(self.fd, write=write)
+            length = self._check_header(files.read_at(self.fd, 0, layout.PAGE))
+            self.map = files.map_file(self.fd, write=write, length=length)
         except BaseException:
             files.close(self.fd)
             raise
@@ -97,7 +97,8 @@ class Index:
         """The writer table, a row of words for each place."""
         self.lagging = self.places[:, layout.W_LAGGING]
 
-    def _check_header(self, page: bytes) -> None:
+    def _check_header(self, page: bytes) -> int:
+        """The length that the header gives the file, which may be longer: somebody may have appended something."""
         words = memoryview(page[: len(page) & -8]).cast("Q")
         if len(words) < 2 or words[layout.H_MAGIC] != layout.INDEX_MAGIC:
             raise UnknownStoreError(
@@ -132,6 +133,7 @@ class Index:
                 path=str(self.path),
                 offset_bytes=actual,
             )
+        return wanted
 
     @property
     def retired(self) -> bool:
@@ -143,7 +145,7 @@ class Index:
     def probe(self, key: bytes) -> int:
         """The first word of the entry of ``key``, or ``~word`` of the empty entry where it would go."""
         mask = self.mask << 7
-        offset = xxh3_64_intdigest(key) & mask
+        home = offset = xxh3_64_intdigest(key) & mask
         while True:
             found, first, _, _, _ = _head(self.map, self.entries + offset)
             if not first:
@@ -151,6 +153,8 @@ class Index:
             if found == key:
                 return self.first_word + (offset >> 3)
             offset = (offset + layout.ENTRY_BYTES) & mask
+            if offset == home:
+                raise self.overfull()
 
     def find(self, key: bytes, snapshot: int) -> Revision | None:
         """The newest revision of ``key`` with T <= ``snapshot``, as loaded (it may be overtaken meanwhile).
@@ -159,7 +163,7 @@ class Index:
             SnapshotTooOldError: there is none, but there may have been one.
         """
         mask = self.mask << 7
-        offset = xxh3_64_intdigest(key) & mask
+        home = offset = xxh3_64_intdigest(key) & mask
         while True:
             found, t0, t1, t2, t3 = _head(self.map, self.entries + offset)
             if found == key:
@@ -167,6 +171,8 @@ class Index:
             if not t0:
                 return None
             offset = (offset + layout.ENTRY_BYTES) & mask
+            if offset == home:
+                raise self.overfull()
         if not t1:
             time, ring = (t0, 0) if t0 <= snapshot else (0, 0)
         else:
@@ -212,6 +218,15 @@ class Index:
             return found, None
         return found, min([forgotten, *(r.time - 1 for r in loaded if r.time)])
 
+    def overfull(self) -> CorruptedStoreError:
+        """The error of a probe that has come around: there is always an empty entry where it must end."""
+        return CorruptedStoreError(
+            "the index has no empty entry, and it is never filled: it is damaged. The smallfiles, which hold the data,"
+            " were not touched; without the file the index is made anew from them",
+            path=str(self.path),
+            offset_bytes=self.entries,
+        )
+
     def unchanged(self, revision: Revision) -> bool:
         """Whether the revision is still the one that was loaded: then what it pointed to was the value."""
         words = self.words
@@ -251,7 +266,9 @@ class Index:
         match = (heads[:, 0] == wanted[:, 0]) & (heads[:, 1] == wanted[:, 1])
         empty = heads[:, E_TIME] == 0
         pending = np.flatnonzero(~(match | empty))
-        while pending.size > _PENDING_MIN:
+        rounds = 0
+        while pending.size > _PENDING_MIN and rounds < self.slots:  # ``probe`` says what is wrong then
+            rounds += 1
             slots[pending] = (slots[pending] + 1) & self.mask
             rows = self.halves.take(slots[pending] << 1, axis=0)
             heads[pending] = rows
@@ -439,8 +456,11 @@ def build(
     boot_id: bytes,
     writers_max: int,
     generation: int = 0,
+    synced: bool = False,
 ) -> None:
-    """Write an empty index to ``path``, with real blocks for all of it. Raises StorageFullError."""
+    """Write an empty index to ``path``, with real blocks for all of it, and if it is to be ``synced`` put it on the
+    medium. Raises StorageFullError, DurabilityError.
+    """
     slots = layout.slots_for(capacity)
     entries = layout.entries_offset(writers_max)
     fd = files.open_file(path, write=True, create=True)
@@ -459,7 +479,10 @@ def build(
         digest = xxh3_128_digest(header[: layout.STATIC_WORDS].tobytes())
         header[layout.H_STATIC_HASH : layout.H_STATIC_HASH + 2] = np.frombuffer(digest, dtype=np.uint64)
         header[layout.H_BOOT : layout.H_BOOT + 2] = np.frombuffer(boot_id, dtype=np.uint64)
+        header[layout.H_CLEAN : layout.H_CLEAN + 2] = np.frombuffer(layout.UNCLEAN, dtype=np.uint64)
         table = np.zeros(writers_max * layout.WRITER_WORDS, dtype=np.uint64)
         files.write_at(fd, 0, [header.tobytes(), table.tobytes()], path)
+        if synced:
+            files.sync_data(fd, path)
     finally:
         files.close(fd)

@@ -67,7 +67,7 @@ H_ENTRIES_USED: Final = 41
 H_OWNER_PID: Final = 48  # who holds COMMIT: for messages only, never for a decision
 H_COMPACT_PID: Final = 49  # who holds COMPACT, likewise
 H_BOOT: Final = 56  # two words: the kernel's boot id when the index was last opened for writing
-H_CLEAN: Final = 58  # two words: the clean-close hash, zero while anybody may write
+H_CLEAN: Final = 58  # two words: the clean-close hash, or UNCLEAN while anybody may write
 H_FLOOR: Final = 64  # the newest floor that a smallfile holds: all T up to it were on the medium then
 H_HORIZON: Final = 65  # no snapshot of an older T is granted any more
 H_SWEPT: Final = 66  # of a key removed up to here, no older record is left in any smallfile
@@ -97,6 +97,7 @@ E_KEY: Final = 0  # two words
 E_TIME: Final = 2  # four words: T of each revision; the first one is zero iff the entry is empty
 E_PLACE: Final = 8  # four pairs {location, length}
 NEVER: Final = 0  # a revision that was never used
+UNCLEAN: Final = b"\xff" * 16  # H_CLEAN while anybody may write, once the medium knows it
 BUSY: Final = (1 << 64) - 1  # a revision that is being overwritten
 TOMBSTONE: Final = (1 << 64) - 1  # the length of a removal
 

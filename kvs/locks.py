@@ -29,7 +29,7 @@ from typing import Final
 
 import portalocker
 
-from kvs import files, syncpoints
+from kvs import files, layout, syncpoints
 from kvs.errors import CorruptedStoreError, LockTimeoutError, UnsupportedPlatformError
 
 _FLOCK: Final = struct.Struct(
@@ -39,6 +39,7 @@ _FLOCK: Final = struct.Struct(
 PIN_BASE: Final = 1 << 60
 """Snapshots of transaction T share byte ``PIN_BASE + T``."""
 _PINS_MAX: Final = 1 << 56
+_WRITERS: Final = 1024
 _FREE: Final = struct.pack("@h", fcntl.F_UNLCK)
 """How the answer to F_OFD_GETLK begins where nobody else holds the range."""
 
@@ -77,7 +78,7 @@ DURABLE: Final = Range("DURABLE", 4, 2)
 @functools.cache
 def writer_range(slot: int) -> Range:
     """``WRITER[slot]``: held by the live owner of a writer place for as long as it lives."""
-    return Range(f"WRITER[{slot}]", 1, 1024 + slot)
+    return Range(f"WRITER[{slot}]", 1, _WRITERS + slot)
 
 
 @functools.cache
@@ -172,6 +173,12 @@ class RangeLocks:
         """Let go of everything that may be held. Not in a forked child, whose parent has the same description."""
         if self.fd >= 0:
             fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+
+    def other_writer(self) -> int | None:
+        """The place of a live writer that is not this handle's, ``None`` if there is none: one question for all."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _WRITERS, layout.WRITERS_MAX, 0)
+        answer = fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, asked)
+        return None if answer.startswith(_FREE) else max(int(_FLOCK.unpack(answer)[2]) - _WRITERS, 0)
 
     def held_elsewhere(self, asked: Range) -> bool:
         """Whether another description holds ``asked`` now (``F_OFD_GETLK``, which cannot tell whose)."""

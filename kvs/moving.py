@@ -114,14 +114,16 @@ class Output:
         """Close the smallfile. What was not settled is dead; blocks that were for more are given back."""
         fd = self._appender.fd
         if fd >= 0:
-            trim(self._appender.path, fd, self._settled)
-            self._appender.close()
+            try:
+                trim(self._appender.path, fd, self._settled)
+            finally:
+                self._appender.close()
 
     def _begin(self) -> Appender:
         syncpoints.reach("compact.before_output")
         file_id = self._new_id()
         try:
-            appender = begin_smallfile(self._smallfiles, file_id, since=self._horizon, synced=True)
+            appender = begin_smallfile(self._smallfiles, file_id, since=self._horizon)
         except StorageFullError:
             files.unlink(self._smallfiles.path(file_id))
             raise

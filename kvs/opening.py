@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from kvs import durability, files, generations, layout, locks, rebuild, syncpoints
+from kvs import durability, files, generations, layout, locks, rebuild, scanning, syncpoints
 from kvs import index as index_module
 from kvs.errors import (
     CorruptedStoreError,
+    DurabilityError,
     LockTimeoutError,
     MaximumWritersError,
-    StorageFullError,
     StoreNotFoundError,
     StoreOptionsError,
     UnknownStoreError,
@@ -32,7 +32,8 @@ from kvs.writer import Writer
 
 GATE: Final = "store.lock"
 RANGES: Final = "ranges.lock"
-_NO_CLEAN: Final = bytes(16)
+_MADE_FIRST: Final = frozenset({GATE, RANGES, f"{layout.index_name(0)}.new"})
+"""What somebody who died, or a power cut, may leave of a store that was being created: any of these."""
 
 
 class Options(NamedTuple):
@@ -180,7 +181,7 @@ def ensure(directory: Path, options: Options) -> None:
     except FileNotFoundError:
         raise StoreNotFoundError(str(directory.parent)) from None
     names = {entry.name for entry in directory.iterdir()}  # one look: another process may be creating it now
-    if names and not there and GATE not in names:
+    if not there and GATE not in names and not names <= _MADE_FIRST:
         raise UnknownStoreError(
             "this directory holds other files and no store; nothing was touched. Choose an empty directory",
             path=str(directory),
@@ -198,7 +199,11 @@ def _holds_store(directory: Path) -> bool:
 
 
 def _missing(directory: Path) -> Exception:
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / GATE).exists():
+    if (
+        directory.is_dir()
+        and not (directory / GATE).exists()
+        and not set(files.names(directory)) <= _MADE_FIRST
+    ):
         return UnknownStoreError("this directory holds other files and no store", path=str(directory))
     return StoreNotFoundError(str(directory))
 
@@ -211,6 +216,8 @@ def _create(directory: Path, options: Options) -> None:
     """
     ranges = directory / RANGES
     files.close(files.open_file(ranges, write=True, create=True))
+    files.sync_directory(directory.parent)  # a power cut leaves no index without what comes before it
+    files.sync_directory(directory)
     _refuse_writers(directory)
     index_path = generations.path_of(directory, 0)
     flags = (
@@ -229,8 +236,9 @@ def _create(directory: Path, options: Options) -> None:
             store_uuid=secrets.token_bytes(16),
             boot_id=files.boot_id(),
             writers_max=options.writers_max,
+            synced=True,
         )
-    except StorageFullError:
+    except (OSError, DurabilityError):
         files.unlink(temporary)
         raise
     syncpoints.reach("create.before_publish")
@@ -248,10 +256,10 @@ def _refuse_writers(directory: Path) -> None:
     """Replacing a store or its index under a live writer would lose what it writes from then on."""
     ranges = RangeLocks(directory / RANGES, lambda _: 0)
     try:
-        for slot in range(layout.WRITERS_MAX):
-            if ranges.held_elsewhere(locks.writer_range(slot)):
-                pid = _pid_of(directory, slot)
-                raise LockTimeoutError(f"WRITER[{slot}]", pid, files.process_state(pid) if pid else "", 0.0)
+        slot = ranges.other_writer()
+        if slot is not None:
+            pid = _pid_of(directory, slot)
+            raise LockTimeoutError(f"WRITER[{slot}]", pid, files.process_state(pid) if pid else "", 0.0)
     finally:
         ranges.close()
 
@@ -296,7 +304,7 @@ def clean_hash(index: Index) -> bytes:
 
 def is_clean(index: Index) -> bool:
     """Whether the last writer left everything synced."""
-    return bytes(index.map[layout.H_CLEAN * 8 : layout.H_CLEAN * 8 + 16]) == clean_hash(index)
+    return _mark(index) == clean_hash(index)
 
 
 def store_pair(index: Index, word: int, data: bytes) -> None:
@@ -341,20 +349,43 @@ def claim(directory: Path, view: Generations, smallfiles: Smallfiles, options: O
 
 def _take_over(held: Held, index: Index, smallfiles: Smallfiles, writer: Writer) -> None:
     """Under COMMIT, with the dead owner's commit finished: sync what the dead had not, and make the place one's own."""
-    place = layout.writer_word(writer.slot)
+    place, committed = layout.writer_word(writer.slot), index.words[layout.H_COMMITTED]
+    if committed >= layout.SEQUENCE_MASK:
+        raise generations.impossible(index, f"transaction {committed} is committed", layout.H_COMMITTED)
+    for word in (layout.H_KEYS_LIVE, layout.H_ENTRIES_USED):
+        if index.words[word] > index.slots:
+            raise generations.impossible(index, f"{index.words[word]} keys are in it", word)
     tail, file_id = index.words[place + layout.W_TAIL], index.words[place + layout.W_FILE]
     if tail and smallfiles.path(file_id).exists():
-        smallfiles.check(file_id, tail)  # or this writer would append behind a hole, or to another's file
+        # Or this writer would append behind a hole, or to another's file.
+        smallfiles.check(file_id, max(tail, layout.PAGE))
+        _check_tail(index, smallfiles, file_id, tail)
     elif tail:
         _check_gone(index, smallfiles, file_id)
+    _mark_unclean(held, index)
     if index.durable:
         durability.finish_dead(index, smallfiles, writer.locks, writer.lock_timeout_s)
     index.words[layout.H_PLACES] = max(index.words[layout.H_PLACES], writer.slot + 1)
     index.words[place + layout.W_PID] = writer.pid
     syncpoints.reach("claim.after_owner")
     generations.tidy(held, index)
-    store_pair(index, layout.H_CLEAN, _NO_CLEAN)
-    store_pair(index, layout.H_BOOT, files.boot_id())
+
+
+def _mark_unclean(held: Held, index: Index) -> None:
+    """Take the mark of the clean close away, on the medium too, before anything else is stored: after a power cut it
+    would be believed, beside pages that are newer. Whoever finds it taken away by somebody who died over it does not
+    know whether the medium knows, and syncs again.
+    """
+    assert held.range is locks.COMMIT
+    if _mark(index) != layout.UNCLEAN:
+        store_pair(index, layout.H_CLEAN, bytes(16))
+        store_pair(index, layout.H_BOOT, files.boot_id())
+        files.sync_data(index.fd, index.path)
+        store_pair(index, layout.H_CLEAN, layout.UNCLEAN)
+
+
+def _mark(index: Index) -> bytes:
+    return bytes(index.map[layout.H_CLEAN * 8 : layout.H_CLEAN * 8 + 16])
 
 
 def _owner(index: Index, asked: Range) -> int:
@@ -375,11 +406,7 @@ def leave(smallfiles: Smallfiles, writer: Writer) -> None:
     """
 
     def mark(held: Held, index: Index) -> None:
-        others = any(
-            slot != writer.slot and writer.locks.held_elsewhere(locks.writer_range(slot))
-            for slot in range(index.writers_max)
-        )
-        if not others and not writer.locks.held_elsewhere(locks.COMPACT):
+        if writer.locks.other_writer() is None and not writer.locks.held_elsewhere(locks.COMPACT):
             _mark_clean(held, index, smallfiles, writer)
         writer.closed = True  # or another thread could still write behind the mark
 
@@ -446,4 +473,20 @@ def _check_gone(index: Index, smallfiles: Smallfiles, file_id: int) -> None:
     if index.points_into(file_id):
         raise CorruptedStoreError(
             "a smallfile that the index points to is missing", path=str(smallfiles.path(file_id))
+        )
+
+
+def _check_tail(index: Index, smallfiles: Smallfiles, file_id: int, tail: int) -> None:
+    """Raise CorruptedStoreError if a transaction that is visible begins where this writer would append: it would be
+    overwritten. So the tail in the index is older than the file.
+    """
+    if not any(smallfiles.read(file_id, tail, layout.ALIGN)) or smallfiles.bound(file_id, layout.B_END):
+        return
+    behind = next(scanning.scan(smallfiles, file_id, tail, tail + scanning.PIECE_BYTES))
+    if behind.commits.size and behind.commits[0] <= index.words[layout.H_COMMITTED]:
+        raise CorruptedStoreError(
+            f"transaction {behind.commits[0]} is behind the end that the index gives the smallfile; without the file"
+            f" {index.path.name} the index is made anew from the smallfiles, which hold the data and were not touched",
+            path=str(smallfiles.path(file_id)),
+            offset_bytes=tail,
         )

@@ -40,7 +40,11 @@ def read(
     """
     while True:
         index = view.index
-        revision = index.find(key, snapshot)
+        try:
+            revision = index.find(key, snapshot)
+        except SnapshotTooOldError:
+            _refuse_overtaken(view, index, key, snapshot)
+            raise
         value = None
         if revision is not None:
             if not revision.removed:
@@ -56,8 +60,20 @@ def read(
             if revision is not None and not revision.removed:
                 raise damaged(smallfiles, key, revision)
             if not pinned and words[layout.H_HORIZON] > snapshot:
+                _refuse_overtaken(view, index, key, snapshot)
                 raise SnapshotTooOldError(key, snapshot)  # what was removed since may have been forgotten
             return (0 if revision is None else revision.time), None
+
+
+def _refuse_overtaken(view: Generations, index: Index, key: bytes, snapshot: int) -> None:
+    """Raise CorruptedStoreError where ``snapshot`` cannot be too old for ``key``, because nothing newer is visible."""
+    if view.visible() <= snapshot and view.index is index:
+        raise CorruptedStoreError(
+            f"the index has lost the revision of key {key.hex()} that transaction {snapshot}, the newest one, sees; the"
+            " smallfiles, which hold the data, were not touched",
+            path=str(index.path),
+            offset_bytes=index.entries,
+        )
 
 
 def read_current(view: Generations, smallfiles: Smallfiles, key: bytes) -> tuple[int, bytes | None]:
@@ -77,8 +93,7 @@ def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[objec
     is installed (``syncpoints.listeners``), so that its sync points cost nothing where nobody listens, and for the
     next generation.
     """
-    reach = syncpoints.hook
-    index = view.index
+    reach, index = syncpoints.hook, view.index
     careful = _careful_getter(view, index, smallfiles, normalise)
     if not (smallfiles.mapped and smallfiles.integrity) or smallfiles.content_addressed:
         return careful
@@ -86,14 +101,13 @@ def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[objec
     table = memoryview(index.map)[index.entries :]  # so that a masked hash is an offset in it
     time_words = table.cast("Q")[E_TIME:]  # and an entry's first word the index of its first T
     head, pair = layout.ENTRY_FIRST.unpack_from, layout.ENTRY_PLACE.unpack_from
-    first_pair = 8 * layout.E_PLACE
-    slot_hash, digest, location_mask = *_HASHES, layout.LOCATION_MASK
+    slot_hash, digest, location_mask, first_pair = *_HASHES, layout.LOCATION_MASK, 8 * layout.E_PLACE
     formats: dict[int, Callable[[Any, int], tuple[Any, ...]]] = {}  # by length: hash, key, value of a record
 
     def get(key: Any, default: Any = None) -> Any:
         snapshot = words[visible]
         try:
-            entry = slot_hash(key) & mask
+            home = entry = slot_hash(key) & mask
         except TypeError:
             return careful(key, default)  # an int or a UUID
         found, time, t1, t2, t3, location, length = head(table, entry)
@@ -103,6 +117,8 @@ def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[objec
                     default if snapshot and type(key) is bytes and len(key) == 16 else careful(key, default)
                 )
             entry = (entry + 128) & mask
+            if entry == home:
+                raise index.overfull()
             found, time, t1, t2, t3, location, length = head(table, entry)
         ring = 0
         if t1:  # a ring is used from its first place on
@@ -213,6 +229,9 @@ def read_history(view: Generations, smallfiles: Smallfiles, key: bytes) -> list[
 def _value(smallfiles: Smallfiles, key: bytes, revision: Revision) -> bytes | None:
     """The value; ``None`` if what is there is not it, whether overtaken or damaged: the caller looks again."""
     try:
+        if revision.length > MAPPED_READ_BYTES_MAX:  # damage may ask for more than there is memory
+            file_id, offset = layout.unpack_location(revision.location)
+            smallfiles.check(file_id, offset + revision.length)
         return smallfiles.value(key, revision.location, revision.length)
     except (CorruptedStoreError, OverflowError, MemoryError):
         # A location and a length that do not belong together may point anywhere.
@@ -243,6 +262,7 @@ def read_many(
             break
         view.follow()
     if not pinned and index.words[layout.H_HORIZON] > snapshot and None in values:
+        _refuse_overtaken(view, index, keys[values.index(None)], snapshot)
         raise SnapshotTooOldError(keys[values.index(None)], snapshot)
     return values
 

@@ -20,7 +20,7 @@ from xxhash import xxh3_128_digest
 
 from kvs import files, layout, placing, scanning, syncpoints
 from kvs import index as index_module
-from kvs.errors import CorruptedStoreError, StorageFullError, UnknownStoreError
+from kvs.errors import CorruptedStoreError, DurabilityError, UnknownStoreError
 from kvs.index import Index
 from kvs.layout import ALIGN, COMMIT_BYTES, ENTRY_WORDS, REVISIONS, SMALLFILE_BEGIN
 from kvs.records import Words
@@ -49,11 +49,11 @@ class _Store(NamedTuple):
     def writers_max(self) -> int:
         return self.traits >> 32
 
-    def ids(self, place: int | None = None) -> list[int]:
-        """Its smallfiles, of one place or all: those with a damaged header, too, which can only be its own."""
-        stride = layout.place_stride(self.writers_max)
-        found = (i for i, header in self.headers.items() if header is None or header.store_uuid == self.uuid)
-        return sorted(i for i in found if place is None or i % stride == place)
+    def ids(self) -> list[int]:
+        """Its smallfiles in rising order: those with a damaged header, too, which can only be its own."""
+        return sorted(
+            i for i, header in self.headers.items() if header is None or header.store_uuid == self.uuid
+        )
 
 
 class _Chain(NamedTuple):
@@ -123,17 +123,19 @@ def rebuild(directory: Path, *, boot_id: bytes) -> None:
         syncpoints.reach("rebuild.before_index")
         try:
             _build(temporary, store, rings, boot_id, generation)
-        except StorageFullError:
+            _fill(temporary, store, chains, rings, floor, last)
+        except (OSError, DurabilityError):
             files.unlink(temporary)
             raise
-        _fill(temporary, store, chains, rings, floor, last)
         syncpoints.reach("rebuild.after_index")
         for file_id in sorted(store.headers.keys() - store.ids()):
             files.unlink(smallfiles.path(file_id))  # a replaced store's; the old index may be what tells
-        for path in old:
-            files.unlink(path)
         syncpoints.reach("rebuild.before_publish")
         files.publish(temporary, directory / layout.index_name(generation))
+        files.sync_directory(directory)  # or a power cut could leave no index, of a store without smallfiles
+        for path in old:
+            if path != temporary:
+                files.unlink(path)
         files.sync_directory(directory)
         syncpoints.reach("rebuild.after_publish")
     finally:
@@ -280,6 +282,8 @@ def _refuse_damage(
         # transaction of its place's next smallfile.
         if chain.file_id % stride == store.writers_max or following <= last + 1:
             raise _damaged("records up to the sealed end are missing or damaged", path, chain.end)
+    elif not chain.headed and chain.file_id % stride == store.writers_max and _holds_records(path):
+        raise _damaged("the header of a compaction's file, which may hold anything of any age", path, 0)
     durable = bool(store.flags & layout.FLAG_DURABLE)
     for offset, time, commit in _behind(path, store.uuid, chain):
         if commit is None:
@@ -296,6 +300,20 @@ def _refuse_damage(
                 path,
                 chain.end,
             )
+
+
+def _holds_records(path: Path) -> bool:
+    """Whether there is anything in a compaction's file behind what it begins with: its header and first move are on the
+    medium before anything else is.
+    """
+    fd = files.open_file(path, write=False)
+    try:
+        beginning = SMALLFILE_BEGIN + COMMIT_BYTES
+        return any(
+            any(files.read_at(fd, at, PIECE_BYTES)) for at in range(beginning, files.size(fd), PIECE_BYTES)
+        )
+    finally:
+        files.close(fd)
 
 
 def _behind(path: Path, uuid: bytes, chain: _Chain) -> Iterator[tuple[int, int, layout.Commit | None]]:
@@ -407,22 +425,24 @@ def _fill(path: Path, store: _Store, chains: list[_Chain], rings: _Rings, floor:
         index.flat[words + layout.E_PLACE + 2 * rings.places] = rings.locations
         index.flat[words + layout.E_PLACE + 1 + 2 * rings.places] = rings.lengths
         ends = {chain.file_id: chain.end_at(last) for chain in chains}
-        for place in range(store.writers_max):
-            newest = max(store.ids(place), default=None)
-            if newest is not None:
-                index.places[place, layout.W_FILE] = newest
-                index.places[place, layout.W_TAIL] = ends[newest]
+        newest = {file_id % layout.place_stride(store.writers_max): file_id for file_id in store.ids()}
+        outputs = newest.pop(store.writers_max, 0)
+        for place, file_id in newest.items():
+            index.places[place, layout.W_FILE] = file_id
+            index.places[place, layout.W_TAIL] = ends[file_id]
         for word, value in (
             (layout.H_KEYS_LIVE, rings.live),
             (layout.H_ENTRIES_USED, len(rings.keys)),
             (layout.H_FLOOR, floor),
             (layout.H_HORIZON, last),  # no snapshot is open,
             (layout.H_FORGOTTEN, last),  # and nobody knows what a compaction has left out
-            (layout.H_OUTPUT_FILE, max(store.ids(store.writers_max), default=0)),
+            (layout.H_OUTPUT_FILE, outputs),
             (layout.H_DURABLE, last),
             (layout.H_COMMITTED, last),
         ):
             index.words[word] = value
+        if not store.ids():
+            files.sync_data(index.fd, path)  # nothing else tells which store it is
     finally:
         index.close()
 

@@ -56,6 +56,13 @@ def finish(held: Held, index: Index, smallfiles: Smallfiles, locks: RangeLocks, 
         return
     reach = syncpoints.reach
     reach("repair.after_found")
+    if words[layout.H_INTENT_WRITER] >= index.writers_max:
+        raise CorruptedStoreError(
+            f"transaction {time} is said to be of writer place {words[layout.H_INTENT_WRITER]}, and there are only"
+            f" {index.writers_max}; the smallfiles, which hold the data, were not touched",
+            path=str(index.path),
+            offset_bytes=layout.H_INTENT_WRITER * layout.WORD,
+        )
     file_id, offset = words[layout.H_INTENT_FILE], words[layout.H_INTENT_OFFSET]
     committed = words[layout.H_COMMITTED]
     found = smallfiles.commit_record(file_id, offset)

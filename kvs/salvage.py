@@ -267,7 +267,8 @@ class _Salvage:
             self._times.append(np.array([mark.time], dtype=np.int64))
         self._damages.setdefault(file_id, []).append((begin, end))
         self._candidates += [
-            Candidate(each, 0 if each.moved else time, before, found.explained) for each in found.records
+            Candidate(each, 0 if each.moved else time, before, found.explained, len(found.records) == 1)
+            for each in found.records
         ]
         whole = sum(each.whole for each in found.records)
         path = self.wreckage.path(file_id)

@@ -68,11 +68,11 @@ class Appender:
             size = (wanted + layout.PAGE - 1) & -layout.PAGE  # the last blocks of a nearly full disk
             files.allocate(self.fd, begin, size - begin, self.path)
         self.allocated = size
-        self.room = size - READ_SLACK_BYTES
         length = max(_LENGTH_BYTES_MIN, 1 << (size - 1).bit_length())
         files.lengthen(self.fd, length)
         if self._mapped and (self._map is None or len(self._map) < size):
             self._map = files.map_file(self.fd, write=True)
+        self.room = size - READ_SLACK_BYTES  # not before the map reaches so far: mapping may fail
         syncpoints.reach("prepare.after_extend")
 
     def store(self, offset: int, pieces: Sequence[Buffer]) -> None:
@@ -326,11 +326,14 @@ class Smallfiles:
             raise CorruptedStoreError(
                 "a smallfile that the index points to is missing", path=str(path)
             ) from None
-        header = files.read_at(fd, 0, layout.SMALLFILE_HEADER_BYTES)
-        if header != layout.pack_smallfile_header(self.store_uuid, file_id, self.traits):
+        try:
+            header = files.read_at(fd, 0, layout.SMALLFILE_HEADER_BYTES)
+            if header != layout.pack_smallfile_header(self.store_uuid, file_id, self.traits):
+                raise CorruptedStoreError("not a smallfile of this store", path=str(path), offset_bytes=0)
+            self._drop_unlinked()
+        except BaseException:
             files.close(fd)
-            raise CorruptedStoreError("not a smallfile of this store", path=str(path), offset_bytes=0)
-        self._drop_unlinked()
+            raise
         raced = self._fds.setdefault(file_id, fd)
         if raced != fd:  # another thread opened it meanwhile
             files.close(fd)
@@ -351,11 +354,12 @@ class Smallfiles:
                 files.close(fd)
 
 
-def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, since: int, synced: bool) -> Appender:
+def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, since: int) -> Appender:
     """Make the smallfile ``file_id``, which only the caller may write to, with its header. Nothing that it will hold is
     older than the removal of a key up to T ``since``. A file of that id was never
     published in, so one that is there is what a dead predecessor began, and is written over. It must stay the same
-    file: a survivor who looked for the predecessor's commit in it has it open.
+    file: a survivor who looked for the predecessor's commit in it has it open. Header and name are on the medium
+    afterwards, of a store that is not durable, too: where a power cut takes the index, they tell which store it was.
 
     Raises:
         StorageFullError, DurabilityError: the file may be there, and is nobody's.
@@ -373,9 +377,8 @@ def begin_smallfile(smallfiles: Smallfiles, file_id: int, *, since: int, synced:
         syncpoints.reach("smallfile.before_header", (appender.store_prefix, 0, pieces))
         appender.store(0, pieces)
         syncpoints.reach("smallfile.after_header")
-        if synced:
-            appender.sync()
-            files.sync_directory(path.parent)
+        appender.sync()
+        files.sync_directory(path.parent)
     except BaseException:
         appender.close()
         raise

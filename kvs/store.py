@@ -148,7 +148,7 @@ class Store(MutableMapping[Any, bytes]):
 
     def __len__(self) -> int:
         self._check_usable()
-        return self._view.current().words[layout.H_KEYS_LIVE]
+        return inspection.count(self._view.current())
 
     # -- writing ------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ POINTS: dict[str, str] = {
     "rebuild.after_seal": "they are stored, on the medium",
     "rebuild.before_index": "the new index is about to be built aside",
     "rebuild.after_index": "it is built, under another name",
-    "rebuild.before_publish": "every other index is removed; it is about to get its name",
+    "rebuild.before_publish": "it is about to get its name, beside what there is of older ones",
     "rebuild.after_publish": "the store has an index again",
 }
 """Every registered point and what is true there."""

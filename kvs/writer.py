@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from kvs import durability, growth, layout, repair, syncpoints
+from kvs import durability, generations, growth, layout, repair, syncpoints
 from kvs.errors import (
     ClosedStoreError,
     DurabilityError,
@@ -282,7 +282,6 @@ class Writer:
                 self.smallfiles,
                 file_id,
                 since=self.view.index.words[layout.H_COMMITTED],
-                synced=self.durable,
             )
         except DurabilityError as failure:
             self.failure = failure
@@ -335,7 +334,10 @@ class Writer:
             needed = index.last_but_one(located)  # or no revision that readers may see would be left
             if needed > words[layout.H_DURABLE]:
                 durability.catch_up(index, self.smallfiles, self.locks, needed, self.lock_timeout_s)
-        return index, words[layout.H_COMMITTED] + 1, words[layout.H_KEYS_LIVE] + live, used + added, located
+        live += words[layout.H_KEYS_LIVE]
+        if live < 0:
+            raise generations.impossible(index, "fewer keys are live than are removed", layout.H_KEYS_LIVE)
+        return index, words[layout.H_COMMITTED] + 1, live, used + added, located
 
     def _grow(self, held: Held, index: Index, wanted: int) -> Index:
         """Move everybody to a larger generation of the index."""

@@ -62,7 +62,7 @@ def index_of(directory: Path, *, flags: int = FLAGS) -> Rebuilt:
     assert (index.store_uuid, index.flags, index.writers_max) == (UUID, flags, WRITERS)
     assert path.name == layout.index_name(index.generation)
     assert bytes(index.map[layout.H_BOOT * 8 : layout.H_BOOT * 8 + 16]) == BOOT
-    assert not index.words[layout.H_CLEAN]
+    assert index.words[layout.H_CLEAN] == layout.BUSY
     histories = histories_of(index, directory, flags)
     words = {name: index.words[word] for name, word in _WORDS.items()}
     assert (words["INTENT"], words["NEXT"], words["SWEPT"]) == (0, 0, 0)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,7 +157,8 @@ def test_a_new_smallfile_has_its_name_on_the_medium_before_anything_in_it_is_ack
 
     def observe(path: Path) -> None:
         sync(path)
-        named_then.append({file.name for file in path.iterdir()})
+        if path == store_dir:
+            named_then.append({file.name for file in path.iterdir()})
 
     monkeypatch.setattr(files, "sync_directory", observe)
     with new(store_dir, smallfile_bytes=1) as store:
@@ -165,7 +167,30 @@ def test_a_new_smallfile_has_its_name_on_the_medium_before_anything_in_it_is_ack
             newest = layout.smallfile_name(layout.place_stride(layout.WRITERS_MAX) * number)
             assert (store_dir / newest).exists()
             assert newest in named_then[-1]
-            assert len(named_then) == 2 + number, "one for the store, one for each file"
+            assert len(named_then) == 3 + number, "two for the store, one for each file"
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_new_store_has_its_names_on_the_medium_before_it_is_there(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    """Without the name of its directory a durable store would be gone with all that was acknowledged, and an index
+    without the lock files, or without its content, is no store.
+    """
+    done: list[str] = []
+    sync, sync_directory, publish = files.sync_data, files.sync_directory, files.publish
+
+    def note(what: str, real: Any, *paths: Any) -> None:
+        real(*paths)
+        done.append(f"{what} {Path(paths[-1]).name}")
+
+    monkeypatch.setattr(files, "sync_data", lambda fd, path: note("sync", sync, fd, path))
+    monkeypatch.setattr(files, "sync_directory", lambda path: note("names of", sync_directory, path))
+    monkeypatch.setattr(files, "publish", lambda old, new: note("publish", publish, old, new))
+    new(store_dir, durable=durable).close()
+    names, above = f"names of {store_dir.name}", f"names of {store_dir.parent.name}"
+    assert done[:5] == [above, names, "sync index.0.new", "publish index.0", names]
+    assert {"store.lock", "ranges.lock"} <= {file.name for file in store_dir.iterdir()}
 
 
 def test_a_failed_sync_poisons_the_handle_and_the_others_make_it_good(

@@ -75,7 +75,7 @@ def test_a_tiny_index_byte_by_byte(store_dir: Path) -> None:
     named = {16: 2, 24: 0, 32: 0, 36: 0, 40: 2, 41: 2, 64: 2, 65: 0, 66: 0, 67: 0, 68: 0}
     assert {word: int(words[word]) for word in named} == named
     assert index[56 * 8 : 58 * 8] == files.boot_id()
-    assert open_index[58 * 8 : 60 * 8] == bytes(16), "open for writing: not clean"
+    assert open_index[58 * 8 : 60 * 8] == b"\xff" * 16, "open for writing: not clean, and the medium knows it"
     covered = index[: 48 * 8] + files.boot_id() + index[64 * 8 : 4096]
     assert index[58 * 8 : 60 * 8] == xxh3_128_digest(covered)
     place = words[512:520].tolist()

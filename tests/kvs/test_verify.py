@@ -242,6 +242,13 @@ def test_time_dense_names_a_transaction_that_is_there_twice(store_dir: Path) -> 
         assert any("T=9 is at byte" in message for message in messages)
 
 
+def test_log_agrees(store_dir: Path) -> None:
+    """The index is as it was earlier: everything in it is right, but for what it lacks."""
+    build(store_dir)
+    change(store_dir, lambda words: entry(words, NEW) + E_TIME, lambda time: time - 1)
+    assert findings(store_dir) == {"index.log_agrees"}
+
+
 def test_many_findings_are_counted_and_not_all_shown(store_dir: Path) -> None:
     build(store_dir)
     with words_of(store_dir) as words:
