@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import cli_bench, cli_check, cli_explore, engines
+from harness import cli_badstorage, cli_bench, cli_check, cli_damage, cli_explore, cli_powerloss, engines
+from harness.cli_base import Line
 from harness.engines.base import SLOW_SECONDS, Eventful
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, WORKLOADS, Limits, Plan
@@ -189,23 +190,37 @@ def points(engine: str, as_json: bool) -> int:
 @click.option(
     "--explore", "explored", is_flag=True, help="Find the bugs with `harness explore`, not with campaigns."
 )
+@click.option(
+    "--powerloss", "cut", is_flag=True, help="Find the bugs of power cuts, with `harness powerloss`."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
 def selftest(
-    only: str, blind: str, clean_seconds: float, seed: int, out: Path | None, explored: bool, as_json: bool
+    only: str,
+    blind: str,
+    clean_seconds: float,
+    seed: int,
+    out: Path | None,
+    explored: bool,
+    cut: bool,
+    as_json: bool,
 ) -> int:
     """Plant known bugs in the store and see each of them caught, and the clean store pass.
 
     With --explore each bug must be found by exploring schedules, one job, within a minute, be shrunk to at most three
     processes and four transactions, and fail the same way 10 times of 10 over real processes.
 
+    With --powerloss each bug must be shown by a power cut, one job, within a minute, be shrunk to at most three things
+    that did not reach the disk, and show again 10 times of 10.
+
     Exit code 0 if every trial ended as it must, 1 if a bug escaped or the clean store was blamed.
     """
-    if explored:
-        if blind or out:
+    if explored or cut:
+        if blind or out or (explored and cut):
             raise UsageError(
-                "--explore goes with --only, --seed and --json; --blind and --out are for campaigns"
+                "--explore, or --powerloss, goes with --only, --seed and --json; --blind and --out are for campaigns"
             )
-        return cli_explore.survey_bugs(_names(only), seed, as_json=as_json)
+        survey = cli_explore.survey_bugs if explored else cli_powerloss.survey_bugs
+        return survey(_names(only), seed, as_json=as_json)
     from harness import campaign
     from harness import selftest as trials
 
@@ -252,11 +267,14 @@ for _command in (
     cli_explore.explore,
     cli_explore.replay,
     cli_explore.shrink,
+    cli_powerloss.powerloss,
+    cli_badstorage.badstorage,
+    cli_damage.damage,
 ):
     cli.add_command(_command)
 
 
-class _Progress(cli_explore.Line):
+class _Progress(Line):
     """The line of a campaign, drawn anew from the supervisor's own loop."""
 
     def show_campaign(self, status: Status) -> None:

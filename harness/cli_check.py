@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from harness.cli_explore import Line
+from harness.cli_base import Line
 from harness.errors import HarnessError, HistoryError, UsageError
 from harness.evidence import Evidence, Shown, lines_of, tell
 from harness.verdict import Outcome, Verdict

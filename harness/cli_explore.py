@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import click
 import msgspec
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness import cli_powerloss, planted
 from harness import explore as exploring
 from harness import explore_finish as finishing
-from harness import planted
 from harness import replay as replaying
 from harness import shrink as shrinking
+from harness.cli_base import RUNS, STYLES, Line, print_json
 from harness.errors import UsageError
 from harness.explore_finish import Workshop, memory
 from harness.explore_job import STRATEGIES, Options
 from harness.explore_jobs import Status
 from harness.failure import load
+from harness.powerloss.loss import is_loss
 from harness.scenario import Scenario
 from harness.scenarios import EXHAUSTIVE, GENERAL, SCENARIOS
 from harness.verdict import EXIT_CODES, Outcome
 
-RUNS: Final = Path("results") / "runs"
 SECONDS: Final = 30.0
-_STYLES: Final = {Outcome.OK: "green", Outcome.VIOLATION: "red", Outcome.UNKNOWN: "yellow"}
 
 
-class Line:
-    """One line on standard error that is drawn anew by whoever has something to say; silent unless a terminal watches.
-    It uses no thread: whoever uses it forks. Use as a context manager: the line goes.
-    """
+def _showing(line: Line) -> Callable[[Status], None]:
+    """What draws on ``line`` how far exploring is."""
 
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
-
-    @property
-    def watched(self) -> bool:
-        """Whether anybody sees the line."""
-        return self._live is not None
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, *parts: str) -> None:
-        """Draw the line."""
-        if self._live is not None:
-            self._live.update(Text("  ".join(filter(None, parts)), style="cyan", no_wrap=True), refresh=True)
-
-    def show_status(self, status: Status) -> None:
-        """Draw how far exploring is."""
-        if self._live is None:
-            return
+    def show(status: Status) -> None:
         counts = status.counts
         if status.phase != "exploring":
-            self.show(f"{status.phase} {status.elapsed_s:5.1f} s", status.scenario, status.note)
+            line.show(f"{status.phase} {status.elapsed_s:5.1f} s", status.scenario, status.note)
             return
-        self.show(
+        line.show(
             f"{status.phase} {status.elapsed_s:5.1f} s",
             f"{counts.schedules:,} schedules",
             f"{counts.schedules / max(counts.seconds, 0.001):6,.0f}/s",
@@ -85,6 +53,8 @@ class Line:
             f"{status.failures} failures" if status.failures else "",
             status.scenario,
         )
+
+    return show
 
 
 @click.command(
@@ -134,12 +104,12 @@ def explore(listed: bool, as_json: bool, out: Path | None, resumed: Path | None,
                 raise UsageError("--out: what is resumed stays in its directory")
             if changes.keys() & {"schedules", "until_coverage"}:
                 changes.setdefault("seconds", None)
-            explored = exploring.resume(resumed, changes, command=command, show=line.show_status)
+            explored = exploring.resume(resumed, changes, command=command, show=_showing(line))
         else:
             unlimited = changes.keys() & {"schedules", "until_coverage"}
             defaults = {"seed": secrets.randbits(32), "seconds": None if unlimited else SECONDS}
             options = Options(**defaults | changes)
-            explored = exploring.explore(options, out=out or RUNS, command=command, show=line.show_status)
+            explored = exploring.explore(options, out=out or RUNS, command=command, show=_showing(line))
     if as_json:
         print_json({**msgspec.to_builtins(explored), "pages": _pages(explored)})
     else:
@@ -212,8 +182,12 @@ def replay(file: Path, times: int, simulated: bool, seed: int, as_json: bool) ->
     """Play the schedule of a failure again, over real processes with a real SIGKILL at the chosen point.
 
     If the schedule does not fit the store any more, it is said where and why, and a seeded fallback goes on.
+    Of a failure of `harness powerloss` the image is made again, recovered and judged, in a process of its own.
+
     Exit code 1 if any violation was seen, 3 if something else than the recording was played and nothing was seen.
     """
+    if is_loss(file):
+        return cli_powerloss.replay(file, times, as_json=as_json)
     failure, notes = load(file)
     done = 0
     with Line() as line:
@@ -235,7 +209,7 @@ def replay(file: Path, times: int, simulated: bool, seed: int, as_json: bool) ->
     seen = next((finding for run in replays.runs for finding in run.findings), None)
     outcome = next(outcome for outcome, code in EXIT_CODES.items() if code == replays.exit_code)
     sentence = f"{seen.property_name:<11} {seen.message}" if seen else f"{len(replays.runs)} times"
-    console.print(Text.assemble((outcome, _STYLES[outcome]), f"  {sentence}"))
+    console.print(Text.assemble((outcome, STYLES[outcome]), f"  {sentence}"))
     return replays.exit_code
 
 
@@ -247,11 +221,14 @@ def replay(file: Path, times: int, simulated: bool, seed: int, as_json: bool) ->
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the smaller failure as JSON.")
 def shrink(file: Path, out: Path | None, limit_s: float, as_json: bool) -> int:
-    """Make a failure smaller: fewer processes, transactions, keys, kills and steps with the same violation.
+    """Make a failure smaller: fewer processes, transactions, keys, kills and steps with the same violation; of a
+    failure of `harness powerloss`, fewer things that did not reach the disk.
 
     Ctrl-C keeps the smallest so far. Exit code 1, as the failure that is left is one; 2 if FILE does not show its
     violation (any more).
     """
+    if is_loss(file):
+        return cli_powerloss.shrink(file, out, limit_s, as_json=as_json)
     failure, notes = load(file)
     if failure.bug and failure.bug not in planted.BUGS:
         raise UsageError(f"{file} is of a planted bug that is not known: {failure.bug!r}")
@@ -359,7 +336,7 @@ def _print(explored: exploring.Explored) -> None:
         sentence += f", {kinds} kind{'s' * (kinds != 1)} of violation"
     if explored.interrupted:
         sentence += ", interrupted"
-    console.print(Text.assemble((explored.outcome, _STYLES[explored.outcome]), f"  {sentence}"))
+    console.print(Text.assemble((explored.outcome, STYLES[explored.outcome]), f"  {sentence}"))
 
 
 def _coverage(explored: exploring.Explored, met: int) -> str:
@@ -370,8 +347,3 @@ def _coverage(explored: exploring.Explored, met: int) -> str:
         else (f"kills at {explored.coverage:.1%} of the sync points")
     )
     return f"{met:,} meetings (who was killed where, and where a peer stood), {of}"
-
-
-def print_json(value: Any) -> None:
-    """``value`` on standard output as JSON."""
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))

@@ -78,7 +78,7 @@ def conduct(
             others = ", ".join(sorted(planted.BUGS.keys() - set(names())))
             raise UsageError(
                 f"no trial is called {name!r}; there are {', '.join(names())}. Campaigns are not expected to find"
-                f" {others}: harness explore --bug is"
+                f" {others}: harness explore --bug is, or harness powerloss --bug"
             )
     for number, name in enumerate(names()):
         if only and name not in only:

@@ -12,6 +12,7 @@ from harness.planted import (
     committing,
     housekeeping,
     locking,
+    outages,
     persisting,
     repairing,
     viewing,
@@ -26,6 +27,7 @@ BUGS: Final[dict[str, Bug]] = (
     | viewing.BUGS
     | housekeeping.BUGS
     | persisting.BUGS
+    | outages.BUGS
 )
 """Every planted bug by name."""
 

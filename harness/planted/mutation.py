@@ -77,7 +77,8 @@ class Bug(NamedTuple):
     """One planted bug: what the mistake is, the mutations that make it, and where the default campaign is not the
     quickest to find it, another share of the work. ``campaign``: whether the selftest's campaigns of free-running
     processes are expected to find it. ``explored``: whether exploring is; it is not where the mistake is about what the
-    kernel does between processes.
+    kernel does between processes, or about a power cut, which is what ``powerloss`` means: whether cuts are expected to
+    find it.
     """
 
     meaning: str
@@ -87,6 +88,7 @@ class Bug(NamedTuple):
     writers: int = 4
     campaign: bool = True
     explored: bool = True
+    powerloss: bool = False
 
     def plant(self) -> None:
         """Put the bug into this process, which must not have opened a store yet."""

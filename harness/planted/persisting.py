@@ -23,6 +23,7 @@ BUGS: Final[dict[str, Bug]] = {
             ),
         ),
         campaign=False,
+        powerloss=True,
     ),
     "cleared-before-sync": Bug(
         "a place lags no more before its smallfile is synced, so that others raise D beyond it",
@@ -84,5 +85,6 @@ BUGS: Final[dict[str, Bug]] = {
             ),
         ),
         campaign=False,
+        powerloss=True,
     ),
 }

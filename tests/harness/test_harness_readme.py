@@ -21,6 +21,8 @@ from harness.engines import base
 from harness.engines.kvs import KvsEngine
 from harness.errors import HarnessError, UsageError
 from harness.explore_job import STRATEGIES
+from harness.powerloss import shrinking
+from harness.powerloss import survey as cuts
 from harness.scenarios import GENERAL, SCENARIOS
 from harness.supervisor import AbortedError
 from harness.verdict import EXIT_CODES
@@ -121,6 +123,15 @@ def test_the_bugs_that_a_selftest_leaves_to_the_other_are_named() -> None:
         assert left_out
         assert set(re.findall(r"`([\w-]+)`", left_out[1])) == planted.BUGS.keys() - set(tried)
     assert f"within {selftest.LIMIT_S:g} seconds" in said
+
+
+def test_the_bugs_that_a_power_cut_must_show_are_named() -> None:
+    said = re.sub(r"\s+", " ", section("Planted bugs and the selftest"))
+    named = re.search(r"plants those that a power cut must show: (.*?)\. ", said)
+    assert named
+    assert re.findall(r"`([\w-]+)`", named[1]) == cuts.names()
+    assert (cuts.LIMIT_S, cuts.OMITTED_MAX, shrinking.TIMES) == (60, 3, 10)
+    assert "within a minute, shrunk to at most three things that did not reach the disk" in said
 
 
 def test_roles_faults_and_workloads_are_those_of_a_plan() -> None:

@@ -9,7 +9,17 @@ import pytest
 
 from harness import planted, selftest, survey
 from harness.errors import UsageError
-from harness.planted import claiming, committing, housekeeping, locking, persisting, repairing, viewing
+from harness.planted import (
+    claiming,
+    committing,
+    housekeeping,
+    locking,
+    outages,
+    persisting,
+    repairing,
+    viewing,
+)
+from harness.powerloss import survey as cuts
 from harness.scenarios import EXHAUSTIVE, GENERAL, SCENARIOS
 
 README = Path(survey.__file__).parent / "README.md"
@@ -21,11 +31,16 @@ def test_there_are_bugs_of_every_kind_and_at_least_sixteen_that_exploring_is_to_
     explored = set(survey.names())
     assert len(explored) >= 16
     assert all(len(explored & kind.keys()) >= 2 for kind in kinds)
-    assert sum(map(len, kinds)) == len(planted.BUGS)
+    assert sum(map(len, [*kinds, outages.BUGS])) == len(planted.BUGS)
 
 
-def test_every_bug_is_found_by_campaigns_or_by_exploring() -> None:
-    assert {*survey.names(), *selftest.names()} >= planted.BUGS.keys()
+def test_every_bug_is_found_by_campaigns_by_exploring_or_by_power_cuts() -> None:
+    assert {*survey.names(), *selftest.names(), *cuts.names()} >= planted.BUGS.keys()
+
+
+def test_what_only_a_power_cut_shows_is_left_to_power_cuts() -> None:
+    assert outages.BUGS.keys() <= set(cuts.names())
+    assert not outages.BUGS.keys() & {*survey.names(), *selftest.names()}
 
 
 def test_the_readme_names_the_bugs_that_the_selftest_leaves_to_exploring() -> None:
