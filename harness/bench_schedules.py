@@ -1,8 +1,11 @@
-"""``harness bench --harness``: how many complete schedules a second, on one core, in one run.
+"""``harness bench --harness``: complete schedules, and crash images, a second on one core, in one run.
 
 A schedule is complete when the store was put back, every process opened it, ran and ended or was killed, the store was
 examined and the history judged. The stages take turns, so that a slow moment of the machine hits all of them, and the
 median of the rounds counts. Everything is pinned to one core, children included.
+
+An image is complete when it was made, recovered by the store, read, checked, written to, closed and opened again; the
+recording of the runs that the images are of is in the time.
 
 The peer is frontrun (its exploration over processes, of two that increment a counter in SQLite), where it is installed:
 what its users get, not the same work. It is measured from its first schedule to its last, without its start.
@@ -30,9 +33,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from harness.crew import Note
 from harness.errors import HarnessError
 from harness.oracle import Judge
-from harness.scenarios import named
+from harness.powerloss.job import Job, Options, Order
+from harness.powerloss.life import LIFE
+from harness.powerloss.outage import scratch
+from harness.scenarios import GENERAL, named
 from harness.schedule.pct import Pct
 from harness.schedule.random_walk import RandomWalk
 from harness.stepped.base import Stage
@@ -48,8 +55,10 @@ SCENARIO: Final = "speed"
 SIMULATED: Final = "simulated"
 REAL: Final = "real processes"
 PEER: Final = "frontrun"
-FLOORS: Final = {SIMULATED: 500.0, REAL: 150.0}
-"""Schedules per second on one core that each stage must reach."""
+IMAGES: Final = "crash images"
+FLOORS: Final = {SIMULATED: 500.0, REAL: 150.0, IMAGES: 200.0}
+"""Schedules per second on one core that each stage must reach, and images."""
+_PER_RUN: Final = 60
 _STEPS: Final = 160
 _PEER_SCHEDULES: Final = 70
 _PEER_LIMIT_S: Final = 120.0
@@ -131,8 +140,36 @@ class _Contender:
         )
 
 
+class _Images:
+    """Cuts of runs of all general scenarios in turns, as ``harness powerloss`` makes them, but for second cuts."""
+
+    name = IMAGES
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.rates: list[float] = []
+        self._orders = 0
+        options = Options(scenarios=(*GENERAL, LIFE), seed=seed, per_run=_PER_RUN, twice_every=0)
+        self.job = Job(options, directory)
+
+    def run(self, seconds: float) -> None:
+        """Images for ``seconds``, then the rate. Raises HarnessError if one of them was not right."""
+        began, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - began) < seconds or not done:
+            tally = self.job.work(Order(self._orders), Note())
+            self._orders += 1
+            if tally.found:
+                raise HarnessError(f"an image of the benchmark was not right: {tally.found[0].message}")
+            done += tally.states
+        self.rates.append(done / elapsed)
+
+    def row(self) -> Row:
+        """What was measured."""
+        median, floor = statistics.median(self.rates), FLOORS[IMAGES]
+        return Row(name=IMAGES, rates=self.rates, median=median, floor=floor, met=median >= floor)
+
+
 def measure(*, rounds: int, seconds: float, seed: int, step: Step) -> Result:
-    """Measure both stages and the peer in ``rounds`` rounds of ``seconds`` each.
+    """Measure both stages, the images and the peer in ``rounds`` rounds of ``seconds`` each.
 
     Raises:
         HarnessError: a schedule found something: the store is broken, and its speed is of no interest.
@@ -145,11 +182,14 @@ def measure(*, rounds: int, seconds: float, seed: int, step: Step) -> Result:
     )
     peer: list[float] = []
     with pinned() as cpu, contextlib.ExitStack() as stack:
-        contenders = []
+        contenders: list[_Contender | _Images] = []
         for name, kind in ((SIMULATED, Simulated), (REAL, Real)):
             stage: Stage = kind(named(SCENARIO))
             stack.callback(stage.close)
             contenders.append(_Contender(name, stage, seed))
+        images = _Images(stack.enter_context(scratch()), seed)
+        stack.callback(images.job.close)
+        contenders.append(images)
         for number in range(rounds):
             for contender in contenders if number % 2 else contenders[::-1]:
                 step(f"round {number + 1}: {contender.name}")
@@ -232,8 +272,8 @@ def peer_rate() -> float:
 def print_result(console: Console, result: Result) -> None:
     """The table, then the verdict."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("stage", "schedules/s", "floor", "", "steps", "kills"):
-        table.add_column(heading, justify="left" if heading in ("stage", "") else "right")
+    for heading in ("what", "a second", "floor", "", "steps", "kills"):
+        table.add_column(heading, justify="left" if heading in ("what", "") else "right")
     for row in result.rows:
         floor = f"{row.floor:.0f}" if row.floor is not None else ""
         mark = {True: "[green]ok[/]", False: "[red]missed[/]", None: "the peer"}[row.met]

@@ -151,12 +151,20 @@ class Job:
             self._recordings[name] = Recording(named(name))
         return self._recordings[name].play(seed)
 
+    def close(self) -> None:
+        """Remove the stores that were played on."""
+        while self._recordings:
+            self._recordings.popitem()[1].close()
+
     def perform(self, data: bytes, note: Note) -> bytes:
         """Do the order in ``data``; the tally of it."""
-        order = msgspec.msgpack.decode(data, type=Order)
+        return msgspec.msgpack.encode(self.work(msgspec.msgpack.decode(data, type=Order), note))
+
+    def work(self, order: Order, note: Note) -> Tally:
+        """Do the order. What is tried is noted first."""
         directory = Path(tempfile.mkdtemp(prefix="images-", dir=self._parent))
         try:
-            return msgspec.msgpack.encode(self._play(order, note, directory))
+            return self._play(order, note, directory)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
