@@ -24,7 +24,7 @@ HANG_S: Final = 60.0
 """A piece of work that notes nothing new for longer never ends."""
 _NOTE_BYTES: Final = 1 << 16
 _LOOK_EVERY_S: Final = 0.1
-_CRASHES: Final = frozenset(
+CRASHES: Final = frozenset(
     {
         signal.SIGSEGV,
         signal.SIGBUS,
@@ -35,6 +35,7 @@ _CRASHES: Final = frozenset(
         signal.SIGSYS,
     }
 )
+"""What a process dies of that nobody ended."""
 
 
 class Note:
@@ -194,7 +195,7 @@ class Crew:
         self._dismiss(hand)
         code, noted = hand.process.exitcode, hand.note.read()
         hand.note.clear()
-        if not hand.hung and -code not in _CRASHES:
+        if not hand.hung and -code not in CRASHES:
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise HarnessError(f"a job was ended from outside by {name}; what it had begun is not counted")
         self._start(Note())
@@ -234,16 +235,3 @@ def _live(
         os.write(2, traceback.format_exc().encode())
         with contextlib.suppress(OSError):
             link.send_bytes(f"!{type(error).__name__}: {error}".encode())
-
-
-def aside(work: Callable[[], bytes], *, hang_s: float = HANG_S) -> bytes | str:
-    """What ``work()`` returns in a process of its own; how that process ended, in words, if it did not return.
-
-    Raises:
-        HarnessError: ``work`` raised, or the process was ended from outside.
-    """
-    crew = Crew(lambda _order, _note: work(), iter([b"."]), jobs=1, hang_s=hang_s)
-    for told in crew.run():
-        if told is not None:
-            return told[1].how if isinstance(told[1], Death) else told[1]
-    raise HarnessError("a job that was to be done aside came to nothing")

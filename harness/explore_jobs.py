@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from harness.coverage import Coverage, Meeting
+from harness.crew import CRASHES, HANG_S
 from harness.errors import HarnessError
 from harness.explore_job import BLOCK, Found, Notes, Options, Order, Tally, aims, digest_of, live
 from harness.oracle import kind_of
@@ -27,19 +28,6 @@ from kvs import syncpoints
 
 CRASH: Final = "crash"
 """The property that no process ends by a signal that nobody sent."""
-HANG_S: Final = 60.0
-"""A step that takes longer never ends."""
-_CRASHES: Final = frozenset(
-    {
-        signal.SIGSEGV,
-        signal.SIGBUS,
-        signal.SIGABRT,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGTRAP,
-        signal.SIGSYS,
-    }
-)
 _SAVED_EVERY_S: Final = 5.0
 _LOOK_EVERY_S: Final = 0.2
 _MASK: Final = (1 << 64) - 1
@@ -278,7 +266,7 @@ class Exploration:
         number, code = self._notes.under_way(hand.number), hand.process.exitcode
         choices, examined = self._notes.choices(hand.number), self._notes.is_over(hand.number)
         self._notes.of(hand.number)[0] = 0
-        if number is None or not (hand.hung or -code in _CRASHES):
+        if number is None or not (hand.hung or -code in CRASHES):
             self._put_back(hand.order.first, hand.order.end)
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise HarnessError(

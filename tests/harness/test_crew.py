@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from harness.crew import Crew, Death, Note, aside
+from harness.crew import Crew, Death, Note
 from harness.errors import HarnessError
 
 
@@ -77,8 +77,3 @@ def test_a_crew_that_is_stopped_hands_nothing_out_any_more() -> None:
             seen += 1
             crew.stop()
     assert seen in (1, 2)
-
-
-def test_one_piece_of_work_aside() -> None:
-    assert aside(lambda: b"done") == b"done"
-    assert aside(lambda: os.kill(os.getpid(), signal.SIGBUS) or b"") == "died of SIGBUS"  # type: ignore[func-returns-value]
