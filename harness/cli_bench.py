@@ -27,7 +27,7 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
     "  harness bench --large --keys 2000000"
 )
 @click.option(
-    "--harness", "schedules", is_flag=True, help="Measure the harness: complete schedules per second."
+    "--harness", "schedules", is_flag=True, help="Measure the harness: schedules and crash images a second."
 )
 @click.option("--checkers", is_flag=True, help="Measure the checkers: transactions per second, and memory.")
 @click.option(
@@ -95,7 +95,7 @@ def bench(
 
     Ends with 0 if kvs meets every floor, 1 if it misses one, 3 if one could not be compared (LMDB is not installed, or
     there were too few keys). With --harness: complete schedules per second on one core, simulated and over real
-    processes, beside frontrun where installed. With --checkers: histories from a thousand to a million transactions;
+    processes, beside frontrun where installed, and crash images, made, recovered and checked. With --checkers: histories from a thousand to a million transactions;
     the growth is drawn beside the JSON. --durable, --housekeeping and --large put a page of Markdown beside it.
     """
     named = {
