@@ -96,7 +96,8 @@ def bench(
     Ends with 0 if kvs meets every floor, 1 if it misses one, 3 if one could not be compared (LMDB is not installed, or
     there were too few keys). With --harness: complete schedules per second on one core, simulated and over real
     processes, beside frontrun where installed, and crash images, made, recovered and checked. With --checkers:
-    histories from a thousand to a million transactions; the growth is drawn beside the JSON. --durable, --housekeeping and --large put a page of Markdown beside it.
+    histories from a thousand to a million transactions; the growth is drawn beside the JSON. --durable, --housekeeping
+    and --large put a page of Markdown beside it.
     """
     named = {
         "--harness": schedules,
