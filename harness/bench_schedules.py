@@ -37,9 +37,8 @@ from harness.crew import Note
 from harness.errors import HarnessError
 from harness.oracle import Judge
 from harness.powerloss.job import Job, Options, Order
-from harness.powerloss.life import LIFE
-from harness.powerloss.outage import scratch
-from harness.scenarios import GENERAL, named
+from harness.powerloss.outage import SCENARIOS, scratch
+from harness.scenarios import named
 from harness.schedule.pct import Pct
 from harness.schedule.random_walk import RandomWalk
 from harness.stepped.base import Stage
@@ -148,7 +147,7 @@ class _Images:
     def __init__(self, directory: Path, seed: int) -> None:
         self.rates: list[float] = []
         self._orders = 0
-        options = Options(scenarios=(*GENERAL, LIFE), seed=seed, per_run=_PER_RUN, twice_every=0)
+        options = Options(scenarios=SCENARIOS, seed=seed, per_run=_PER_RUN, twice_every=0)
         self.job = Job(options, directory)
 
     def run(self, seconds: float) -> None:

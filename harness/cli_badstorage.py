@@ -76,7 +76,8 @@ def badstorage(
     database is opened anew.
     """
     if engine != "kvs":
-        return _others(_names(engine), secrets.randbits(16) if seed is None else seed, as_json=as_json)
+        drawn = secrets.randbits(16) if seed is None else seed
+        return _others(_names(engine), drawn, _names(calls), limit, as_json=as_json)
     if listed:
         return _list(as_json)
     if line:
@@ -107,12 +108,14 @@ def badstorage(
     return report.exit_code
 
 
-def _others(names: tuple[str, ...], seed: int, *, as_json: bool) -> int:
+def _others(
+    names: tuple[str, ...], seed: int, calls: tuple[str, ...], limit: int | None, *, as_json: bool
+) -> int:
     """Let calls of other engines fail; the findings, the counts, and the verdict in the last line."""
     done: list[engines.Failed] = []
     complete = False
     with Line() as shown, contextlib.suppress(KeyboardInterrupt):
-        for each in engines.fail(names, seed=seed, show=shown.show):
+        for each in engines.fail(names, seed=seed, calls=calls, limit=limit, show=shown.show):
             done.append(each)
         complete = bool(done)
     findings = [(run, finding) for run in done for finding in run.findings]

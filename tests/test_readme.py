@@ -22,7 +22,14 @@ from kvs import syncpoints
 from kvs.cli import main as kvs_command
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "harness/README.md", "kvs/README.md", "kvs/FORMAT.md", "results/README.md")
+PAGES = (
+    "README.md",
+    "harness/README.md",
+    "kvs/README.md",
+    "kvs/FORMAT.md",
+    "harness/POWERLOSS.md",
+    "results/README.md",
+)
 COMMANDS: dict[str, click.Group] = {"harness": harness_command, "kvs": kvs_command}
 
 

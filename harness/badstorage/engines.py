@@ -41,10 +41,16 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fail(
-    engines: Sequence[str], *, seed: int, show: Callable[[str], None] = lambda _: None
+    engines: Sequence[str],
+    *,
+    seed: int,
+    calls: Sequence[str] = (),
+    limit: int | None = None,
+    show: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Failed]:
     """Run transactions on every configuration that ``engines`` name while calls fail, and yield what came of each run
-    in which one did. Everything that was told must be there, whole.
+    in which one did. Everything that was told must be there, whole. Only these ``calls`` fail (or all that can), in at
+    most ``limit`` runs.
 
     Raises:
         UsageError: there is no such engine.
@@ -55,14 +61,19 @@ def fail(
     }
     for each in wanted.values():
         peers.available(each)
+    runs = [
+        (each, call, error, when)
+        for each in wanted.values()
+        for call, error in CALLS[each.engine]
+        for when in WHEN
+        if not calls or call in calls
+    ]
     with outage.scratch() as scratch:
-        for each in wanted.values():
-            for call, error in CALLS[each.engine]:
-                for when in WHEN:
-                    show(f"{each.name}  {call} {error} {when}")
-                    found = _run(each, call, error, when, seed, scratch)
-                    if found.failed:
-                        yield found
+        for each, call, error, when in runs[:limit]:
+            show(f"{each.name}  {call} {error} {when}")
+            found = _run(each, call, error, when, seed, scratch)
+            if found.failed:
+                yield found
 
 
 def _run(each: Configuration, call: str, error: str, when: str, seed: int, scratch: Path) -> Failed:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -33,6 +33,9 @@ from harness.verdict import EXIT_CODES, Outcome
 RECORD: Final = "powerloss.json"
 IMAGES_MIN: Final = 1_000
 """Fewer images prove nothing."""
+_FIRST: Final = (LIFE, "durable", "compaction", "laggards", "growth", "rollover")
+SCENARIOS: Final = (*_FIRST, *(name for name in GENERAL if name not in _FIRST))
+"""What is cut unless scenarios are named; those in which most happens to files come first."""
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory in memory, where there is one
 _SAVED_EVERY_S: Final = 5.0
 
@@ -64,7 +67,6 @@ class Record(msgspec.Struct, kw_only=True):
     interrupted: bool = False
     command: str = ""
     versions: dict[str, str] = {}
-    machine: dict[str, Any] = {}
 
 
 class Status(NamedTuple):
@@ -93,7 +95,7 @@ def checked(options: Options) -> Options:
         raise UsageError("--seconds: a time that is greater than zero and ends")
     if options.images is not None and options.images < 1:
         raise UsageError("--images: at least one")
-    names = options.scenarios or (*GENERAL, LIFE)
+    names = options.scenarios or SCENARIOS
     for name in names:
         if name != LIFE:
             named(name)

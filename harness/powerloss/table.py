@@ -147,7 +147,7 @@ def _fill(
         path = directory / f"{configuration.name}-{name}.json"
         settled = outage.settle(loss, path, lambda text: show(configuration.name, f"shrinking {text}"))
         row.files[name] = path.name
-        row.explained[name] = f"{settled.message}; {'; '.join(settled.words)}"
+        row.explained[name] = " ".join(f"{settled.message}; {'; '.join(settled.words)}".split())
     _judge(row)
 
 
