@@ -29,7 +29,7 @@ INVARIANTS: Final = {
     "index.entry_reachable": "no empty entry lies between a key's home and its entry",
     "revision.time_known": "every T is at most C, and none is BUSY",
     "revision.time_unique": "the four T of an entry differ, except for never-used ones",
-    "revision.order": "a ring is used from its first revision on",
+    "revision.order": "a ring is used from its first revision on, and what is not used is empty",
     "revision.location_published": "every revision points into the published part of a smallfile, or is forgotten",
     "record.whole": "every revision's record has its key and its length, and its hash where integrity is on",
     "log.extent_whole": "the published part of a smallfile is a sequence of whole transactions",
@@ -302,6 +302,11 @@ def _entries(index: Index, regions: dict[int, Region], report: Report) -> None:
         for row in np.flatnonzero(disordered.any(axis=1)) if disordered.any() else ():
             report("revision.order", f"{_name(index, rows[row, 0])} has T={times[row].tolist()}")
         places, lengths = entries[:, layout.E_PLACE :: 2], entries[:, layout.E_PLACE + 1 :: 2]
+        for row, ring in _places_of((times == 0) & (places != 0)):
+            message = (
+                f"{_name(index, rows[row, 0])} has a location at place {ring} of its ring, and no T there"
+            )
+            report("revision.order", message)
         newest = times.argmax(axis=1)
         live += int((lengths[np.arange(len(rows)), newest] != np.uint64(TOMBSTONE)).sum())
         _locations(index, rows, times, places, lengths, bounds, report)

@@ -108,7 +108,7 @@ def stat(directory: Path, ranges: Path, view: Generations, smallfiles: Smallfile
 
 def _others(ranges: Path, index: Index) -> dict[str, Any]:
     """Who is there: by the locks that are held, not by what somebody wrote."""
-    fd = files.open_file(ranges, write=False)
+    fd = locks.open_ranges(ranges)
     try:
         places = [i for i in range(index.writers_max) if locks.range_is_held(fd, locks.writer_range(i))]
         pinned = locks.pins(fd)

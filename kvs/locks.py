@@ -115,7 +115,7 @@ class RangeLocks:
     def __init__(self, path: Path, owner: Callable[[Range], int]) -> None:
         self._owner = owner
         self._held: list[Held] = []
-        self.fd = _open(path, write=True)
+        self.fd = open_ranges(path, write=True)
         _all.add(self)
 
     def try_acquire(self, wanted: Range) -> Held | None:
@@ -221,7 +221,7 @@ class Pins:
         """Pin transaction ``time``; never waits, because nobody takes these ranges exclusively."""
         with self._mutex:
             if self.fd < 0:
-                self.fd = _open(self._path, write=False)
+                self.fd = open_ranges(self._path, write=False)
             pin.time = time
             self._holders.setdefault(time, set()).add(pin)
             _set_pin(self.fd, fcntl.F_RDLCK, time)
@@ -330,7 +330,7 @@ class gate:  # noqa: N801 - used as a context manager only
         self._fd = -1
 
     def __enter__(self) -> None:
-        self._fd = _open(self._path, write=self._exclusive, create=self._exclusive)
+        self._fd = open_ranges(self._path, write=self._exclusive, create=self._exclusive)
         _gates.add(self._fd)
         try:
             _lock_file(self._fd, _EXCLUSIVE if self._exclusive else _SHARED, self._timeout_s)
@@ -344,8 +344,12 @@ class gate:  # noqa: N801 - used as a context manager only
             files.close(self._fd)  # releases the flock
 
 
-def _open(path: Path, *, write: bool, create: bool = False) -> int:
-    """Lock files are there before the index is. A copy may have lost them; somebody else's index has none."""
+def open_ranges(path: Path, *, write: bool = False, create: bool = False) -> int:
+    """A descriptor of a lock file: they are there before the index is.
+
+    Raises:
+        CorruptedStoreError: it is not there. A copy may have lost it; somebody else's index has none.
+    """
     try:
         return files.open_file(path, write=write, create=create)
     except FileNotFoundError:

@@ -135,6 +135,8 @@ class _Salvage:
         self._times: list[npt.NDArray[np.int64]] = []
         self._candidates: list[Candidate] = []
         self._damages: dict[int, list[tuple[int, int]]] = {}
+        self._reached: dict[int, int] = {}
+        """By smallfile: where what could be read of it ends."""
         self._floor = 0
         self._compacted = False
         self._witness = wreckage.witness(damaged, self._note)
@@ -200,6 +202,7 @@ class _Salvage:
             if begin is None and marks and position == layout.SMALLFILE_BEGIN:
                 position = marks[0].begin  # what is before it may be a hole that is meant to be there
             position = self._resynchronise(file_id, position, marks)
+        self._reached[file_id] = position
         if position < published:
             self._damaged(file_id, position, published, None, 0)
         elif not published and position < size and any(self.wreckage.read(file_id, position, layout.ALIGN)):
@@ -353,6 +356,11 @@ class _Salvage:
                 )  # the last one that begins before the record ends
                 within = (before >= 0) & (ends[np.maximum(before, 0)] > piece.begins)
                 hit |= within & (piece.file_ids == np.uint64(file_id))
+            ids, rows_of = np.unique(piece.file_ids, return_inverse=True)
+            reached = np.array([self._reached.get(each, 0) for each in ids.tolist()], dtype=np.uint64)
+            hit |= (
+                piece.ends > reached[rows_of]
+            )  # behind all that verifies, in a file that says nothing of its end
             rows = np.flatnonzero(hit)
             rows = rows[piece.times[rows] > chosen.times_of(piece.names[rows])]
             missing |= set(piece.file_ids[rows[gone[rows]]].tolist())

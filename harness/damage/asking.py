@@ -62,8 +62,8 @@ class Answers:
         self.verify_refused = False
         self.rebuilt = False
         self.gone = False
-        """Whether a smallfile is gone or another one stands in its place: whoever rebuilds the index from what is left
-        does not notice. This much the format says of itself."""
+        """Whether a smallfile is gone, another one stands in its place, or nothing is left of what was in it: whoever
+        rebuilds the index from what is left does not notice. This much the format says of itself."""
         self.deviations: list[str] = []
         self.said: list[str] = []
 
@@ -151,10 +151,23 @@ class Answers:
         self.said += found
 
 
+def _emptied(subject: Subject, name: str, damage: Damage) -> bool:
+    """Whether no record of a smallfile is where it was, or begins as it did."""
+    before = subject.images[name].data
+    after = bytearray(before)
+    for edit in damage.edits:
+        if edit.name == name and edit.act == "write":
+            after[edit.offset : edit.offset + len(edit.data)] = edit.data
+    blocks = [slice(at, at + layout.ALIGN) for at in range(layout.SMALLFILE_BEGIN, len(before), layout.ALIGN)]
+    used = [block for block in blocks if any(before[block])]
+    return name.endswith(".small") and bool(used) and all(before[block] != after[block] for block in used)
+
+
 def run(place: Place, damage: Damage, phase: str, io: str) -> tuple[str, list[Problem]]:
     """Do the trial; returns its outcome (one of ``OUTCOMES``) and what was wrong."""
     answers = Answers(place.subject)
     answers.gone = any(edit.act != "write" and ".small" in edit.name + edit.other for edit in damage.edits)
+    answers.gone |= any(_emptied(place.subject, name, damage) for name in place.subject.images)
     if phase == "held":
         _held(place, damage, io, answers)
         return answers.conclude(), answers.problems

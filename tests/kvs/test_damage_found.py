@@ -317,3 +317,37 @@ def test_a_counter_of_live_keys_that_is_too_small_refuses_the_removal_that_it_fo
         index.words[layout.H_KEYS_LIVE] = 2
         del store[1]
         assert list(store) == [(2).to_bytes(16)]
+
+
+def test_a_place_of_a_ring_that_says_it_was_never_used_is_empty(store: Path) -> None:
+    """The T of a key's oldest place became zero: a revision was gone, and nobody said so."""
+    with kvs.open(store, "w") as opened:
+        for number in range(4):
+            opened[KEY] = b"again %d" % number
+    assert names(store) == set()
+    with words_of(store) as words:
+        words[entry(words, KEY) + E_TIME + layout.REVISIONS - 1] = 0
+    assert "revision.order" in names(store)
+
+
+def test_the_counters_of_a_store_without_its_ranges_are_refused(store: Path) -> None:
+    """It was a FileNotFoundError that said nothing of a store."""
+    with kvs.open(store, "r") as opened:
+        (store / "ranges.lock").rename(store / "elsewhere")
+        with pytest.raises(kvs.CorruptedStoreError, match="a lock file of the store is missing"):
+            opened.stat()
+
+
+def test_recovery_tells_of_what_the_index_points_to_behind_the_end_of_a_compactions_file(
+    store: Path,
+) -> None:
+    """It was cut in its header: nothing said where it had ended, and older values were recovered without a word."""
+    with kvs.open(store, "w") as opened:
+        opened.compact()
+        opened[(9).to_bytes(16)] = b"written after it"
+    [output] = [path for path in store.glob("*.small") if int(path.stem) == layout.WRITERS_MAX]
+    output.write_bytes(output.read_bytes()[:75])
+    losses: list[salvage.Loss] = []
+    target = store.with_name("recovered")
+    salvage.recover(store, target, lambda path, kept: kvs.open(path, "n", **kept), losses.append)  # type: ignore[arg-type]
+    assert KEY in {loss.key for loss in losses if loss.kind == "key"}
