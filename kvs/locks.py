@@ -315,6 +315,17 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
+def forget(descriptors: Collection[int]) -> None:
+    """These descriptors are being closed by somebody else than the handles that opened them (as the kernel does for a
+    process that dies): nobody may close their numbers again, which are other files' by then, in a forked child neither.
+    """
+    known: list[RangeLocks | Pins] = [*_all, *_pins]
+    for each in known:
+        if each.fd in descriptors:
+            each.fd = -1
+    _gates.difference_update(descriptors)
+
+
 class gate:  # noqa: N801 - used as a context manager only
     """Hold the whole-file lock ``store.lock`` while a store is created, replaced or opened (flock(2)).
 

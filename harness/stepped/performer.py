@@ -21,7 +21,7 @@ import msgspec
 from harness.history import Event, Invoke
 from harness.scenario import Program
 from harness.stepped import heir
-from harness.stepped.place import Place
+from harness.stepped.place import Place, disown
 from harness.stepped.program import play
 from harness.worker import die_with
 from kvs import files, locks, syncpoints
@@ -194,6 +194,7 @@ class Performer:
         self._muted = True
         if locks.held_by(self._descriptors):
             gc.collect()  # a handle in a circle of references, or its locks would be taken for the next one's
+        disown(self._descriptors)
         for fd in self._descriptors:
             os.close(fd)
         self._descriptors.clear()

@@ -9,7 +9,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from harness.stepped.medium import Medium, nothing_missing
 from harness.stepped.program import Aftermath, Cast, Player, examine
 from harness.workloads.base import VALUE_BYTES_MIN, key_of
 from kvs import files, layout, locks, opening
+from kvs import store as stores
 
 _CAPACITY: Final = 40
 _MARGIN_BYTES: Final = 4 * layout.PAGE
@@ -304,6 +305,17 @@ class Place:
         self.close()
 
 
+def disown(descriptors: Collection[int]) -> None:
+    """Have every handle that opened one of ``descriptors`` forget all that it has: its stage closes them. In a process
+    that is forked later each would else close their numbers, which are other files' by then.
+    """
+    locks.forget(descriptors)
+    for handle in list(stores._stores.values()):
+        attached = handle._attached
+        if attached is not None and attached.view.index.fd in descriptors:
+            handle._attached = None
+
+
 @contextlib.contextmanager
 def _leaving_nothing_open() -> Iterator[None]:
     """Close every file of the store that is opened meanwhile, and left open."""
@@ -314,6 +326,7 @@ def _leaving_nothing_open() -> Iterator[None]:
         yield
     finally:
         files.opened, files.closing = seam
+        disown(descriptors)
         for fd in descriptors:
             os.close(fd)
 

@@ -23,7 +23,7 @@ import greenlet
 from harness.scenario import Scenario
 from harness.stepped import medium
 from harness.stepped.base import Actor, State
-from harness.stepped.place import Place
+from harness.stepped.place import Place, disown
 from harness.stepped.program import Cast, play
 from kvs import files, locks, syncpoints
 
@@ -200,6 +200,7 @@ class Simulated:
             if not within.greenlet.dead:
                 with contextlib.suppress(Exception):
                     within.greenlet.throw(greenlet.GreenletExit)
+            disown(within.descriptors)
             for fd in within.descriptors:
                 os.close(fd)
             within.descriptors.clear()
