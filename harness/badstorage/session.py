@@ -7,6 +7,7 @@ import errno
 import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,15 @@ PROPERTIES: Final = {
 """What must hold, whatever fails."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HALF_MADE: Final = (".new", ".part")
+
+
+def _change(changes: Changes, txn: kvs.Transaction) -> None:
+    for key, value in changes.items():
+        if value is None:
+            txn.fetch(key)
+            txn.remove(key)
+        else:
+            txn.update_unsafe(key, value)
 
 
 class Session:
@@ -75,13 +85,8 @@ class Session:
         store = self.store(name)
         try:
             if None in changes.values():
-                with store.transaction() as txn:
-                    for key, value in changes.items():
-                        if value is None:
-                            txn.fetch(key)
-                            txn.remove(key)
-                        else:
-                            txn.update_unsafe(key, value)
+                # Tried again where it comes before a commit of this handle's own whose outcome a failed call left open.
+                store.transact(partial(_change, changes))
             else:
                 store.put_many({key: value for key, value in changes.items() if value is not None})
         except kvs.StorageFullError:
