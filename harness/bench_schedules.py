@@ -57,7 +57,7 @@ PEER: Final = "frontrun"
 IMAGES: Final = "crash images"
 FLOORS: Final = {SIMULATED: 500.0, REAL: 150.0, IMAGES: 200.0}
 """Schedules per second on one core that each stage must reach, and images."""
-_PER_RUN: Final = 60
+_PER_RUN: Final = 250
 _STEPS: Final = 160
 _PEER_SCHEDULES: Final = 70
 _PEER_LIMIT_S: Final = 120.0
