@@ -87,7 +87,7 @@ def explore(options: Options, *, out: Path, command: str = "", show: Show = lamb
         HarnessError: the harness could not do its work; what was done until then is kept in the directory.
     """
     options = checked(options)
-    return _carry_on(Record(options), _new_directory(out), command, show)
+    return _carry_on(Record(options), new_directory(out, "explore"), command, show)
 
 
 def resume(
@@ -131,9 +131,9 @@ def _carry_on(record: Record, directory: Path, command: str, show: Show) -> Expl
             record.reachable = _reachable(record.options, stages, stderr_fd, show)
         exploration = Exploration(record, stages, stderr_fd, show)
         try:
-            exploration.run(lambda: _save(record, directory))
+            exploration.run(lambda: write(directory / RECORD, record))
         finally:
-            _save(record, directory)
+            write(directory / RECORD, record)
         new = [found for found in record.found if found.kind not in told]
         for found in new:
             number = len(told) + 1
@@ -141,7 +141,7 @@ def _carry_on(record: Record, directory: Path, command: str, show: Show) -> Expl
             file = directory / f"failure-{number}.json"
             finish(found, record, file, Workshop(stages, stderr_fd, _telling(found, record, show)))
             found.file = file.name
-            _save(record, directory)
+            write(directory / RECORD, record)
     return judged(record, directory, interrupted=exploration.interrupted)
 
 
@@ -226,8 +226,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _save(record: Record, directory: Path) -> None:
-    path = directory / RECORD
+def write(path: Path, record: msgspec.Struct) -> None:
+    """Write ``record`` to ``path`` as JSON, in one step. Raises HarnessError."""
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
@@ -236,9 +236,10 @@ def _save(record: Record, directory: Path) -> None:
         raise HarnessError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _new_directory(out: Path) -> Path:
+def new_directory(out: Path, what: str) -> Path:
+    """A new directory under ``out``, named for now and for ``what`` is done. Raises UsageError."""
     now = datetime.datetime.now(datetime.UTC)
-    directory = out / f"{now:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(2)}-explore"
+    directory = out / f"{now:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(2)}-{what}"
     try:
         directory.mkdir(parents=True)
     except OSError as error:

@@ -67,11 +67,6 @@ def newest(rings: Mapping[bytes, Ring]) -> dict[bytes, bytes]:
     return {key: ring[0][1] for key, ring in rings.items() if ring and ring[0][1] is not None}
 
 
-def make_all() -> list[Subject]:
-    """Every subject. Takes well under a second."""
-    return [make(name) for name in RECIPES]
-
-
 def make(name: str) -> Subject:
     """The subject of that name."""
     with tempfile.TemporaryDirectory(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import Final
+from typing import Final, NamedTuple
 
 from harness.powerloss.medium import ALL, Choice, Disk, Medium, Pending, Torn
 from harness.powerloss.trace import (
@@ -66,13 +66,22 @@ def states(trace: Trace, medium: Medium, seed: int) -> Iterator[tuple[Disk, Choi
             yield disk, disk.closed(choice)
 
 
-def drawn(trace: Trace, medium: Medium, seed: int, limit: int) -> Iterator[tuple[Disk, Choice]]:
-    """``limit`` of the states of a run, or all if there are no more."""
-    count = sum(1 for _ in states(trace, medium, seed))
-    chosen = set(random.Random(f"{seed} drawn").sample(range(count), min(count, limit)))
-    for number, state in enumerate(states(trace, medium, seed)):
-        if number in chosen:
-            yield state
+class Drawn(NamedTuple):
+    """Some of the states of a run: its number among all, the cut, and what is not there."""
+
+    number: int
+    cut: int
+    choice: Choice
+
+
+def drawn(trace: Trace, medium: Medium, seed: int, limit: int) -> list[Drawn]:
+    """``limit`` of the states of a run, or all if there are no more (0: all of them), in the order of their cuts."""
+    every = [
+        Drawn(number, disk.at, choice) for number, (disk, choice) in enumerate(states(trace, medium, seed))
+    ]
+    if not limit or len(every) <= limit:
+        return every
+    return sorted(random.Random(f"{seed} drawn").sample(every, limit), key=lambda each: each.number)
 
 
 def _at(disk: Disk, drawn: random.Random, *, interesting: bool) -> Iterator[Choice]:

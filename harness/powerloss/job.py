@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -107,10 +106,6 @@ class Tally(msgspec.Struct, kw_only=True):
     """The run, where something was found."""
 
 
-_Sighting = tuple[tuple[int, Choice] | None, Finding]
-"""Which second cut it was, if it was one, and what was found."""
-
-
 def scenario_of(options: Options, run: int) -> str:
     """The scenario of run number ``run``: in turns."""
     return options.scenarios[run % len(options.scenarios)]
@@ -124,6 +119,10 @@ def trace_path(parent: Path, run: int) -> Path:
 def seed_of(options: Options, run: int) -> int:
     """What decides the schedule of run number ``run``, and which of its states are made."""
     return options.seed * 1_000_003 + run
+
+
+_Sighting = tuple[tuple[int, Choice] | None, Finding]
+"""Which second cut it was, if it was one, and what was found."""
 
 
 class Job:
@@ -183,11 +182,15 @@ class Job:
         cuts: set[int] = set()
         kinds: dict[str, Found] = {}
         at, expected = 0, Expected.at(trace, 0)
-        for number, disk, choice in self._states(trace, seed, tally):
+        states = choices.drawn(trace, self._medium, seed, options.per_run)
+        tally.complete = not options.per_run or len(states) < options.per_run
+        disk = Disk(trace, self._medium)
+        for number, cut, choice in states:
             if number < order.first:
                 continue
             if note.stopping:
                 break
+            disk.go_to(cut)
             if disk.at != at:
                 at, expected = disk.at, Expected.at(trace, disk.at, seen_by_readers(disk.image(ALL)))
             image = disk.image(choice)
@@ -201,15 +204,10 @@ class Job:
             tally.states += 1
             note.write(msgspec.msgpack.encode(Trying(number, disk.at, choice)))
             again = options.twice_every and tally.states % options.twice_every == 0
-            with _unhooked():
-                findings = self._judge(trace, expected, image, directory / "store")
-                if not findings and again:
-                    cuts_of = cut_again(
-                        trace, expected, image, directory / "store", self._medium, seed + number
-                    )
-                    for cut, missing, found in cuts_of:
-                        tally.twice += 1
-                        findings += [((cut, missing), each) for each in found]
+            findings, cuts_again = self._judged(
+                trace, expected, image, directory / "store", seed + number if again else None
+            )
+            tally.twice += cuts_again
             for second, finding in findings:
                 if first := kinds.get(finding.property_name):
                     first.count += 1
@@ -233,19 +231,21 @@ class Job:
         tally.trace = trace if kinds else None
         return tally
 
-    @staticmethod
-    def _judge(trace: Trace, expected: Expected, image: Image, directory: Path) -> list[_Sighting]:
-        return [(None, finding) for finding in judge(trace, expected, image, directory)]
-
-    def _states(self, trace: Trace, seed: int, tally: Tally) -> Iterator[tuple[int, Disk, Choice]]:
-        """The states of a run that are to be made, each with its number among all."""
-        limit = self._options.per_run
-        count = sum(1 for _ in choices.states(trace, self._medium, seed)) if limit else 0
-        tally.complete = count <= limit or not limit
-        drawn = set(random.Random(f"{seed} drawn").sample(range(count), min(count, limit)))
-        for number, (disk, choice) in enumerate(choices.states(trace, self._medium, seed)):
-            if not limit or number in drawn:
-                yield number, disk, choice
+    def _judged(
+        self, trace: Trace, expected: Expected, image: Image, directory: Path, again: int | None
+    ) -> tuple[list[_Sighting], int]:
+        """What is wrong with an image, and if nothing is, and a seed for it is given, with cuts of its recovery; and
+        how many of these there were.
+        """
+        with _unhooked():
+            findings: list[_Sighting] = [(None, each) for each in judge(trace, expected, image, directory)]
+            if findings or again is None:
+                return findings, 0
+            count = 0
+            for cut, missing, found in cut_again(trace, expected, image, directory, self._medium, again):
+                count += 1
+                findings += [((cut, missing), each) for each in found]
+            return findings, count
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -19,7 +17,7 @@ import msgspec
 from harness import planted
 from harness.crew import Crew, Death
 from harness.errors import HarnessError, UsageError
-from harness.explore import versions
+from harness.explore import new_directory, versions, write
 from harness.explore_jobs import asked_to_stop
 from harness.powerloss.job import CRASH, Found, Job, Options, Order, Tally, Trying, scenario_of, trace_path
 from harness.powerloss.life import LIFE
@@ -260,16 +258,6 @@ class Outage:
         write(self._directory / RECORD, self.record)
 
 
-def write(path: Path, record: msgspec.Struct) -> None:
-    """Write ``record`` to ``path`` as JSON, in one step. Raises HarnessError."""
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-        temporary.rename(path)
-    except OSError as error:
-        raise HarnessError(f"{path} cannot be written: {error.strerror}") from error
-
-
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A directory in memory, where there is such a thing, that goes afterwards."""
@@ -327,17 +315,6 @@ def cut(
     outage.finish()
     outage.save()
     return outage.record, directory
-
-
-def new_directory(out: Path, what: str) -> Path:
-    """A new directory under ``out``, named for now. Raises UsageError."""
-    now = datetime.datetime.now(datetime.UTC)
-    directory = out / f"{now:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(2)}-{what}"
-    try:
-        directory.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"--out: no directory can be made in {out}: {error.strerror}") from error
-    return directory
 
 
 def exit_code(record: Record) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -29,10 +28,10 @@ import msgspec
 
 from harness.errors import EngineMissingError, HarnessError
 from harness.powerloss import peer_job, strace
-from harness.powerloss.choices import states
+from harness.powerloss.choices import drawn
 from harness.powerloss.job import digest_of
 from harness.powerloss.judge import materialize
-from harness.powerloss.medium import MEDIA, Choice, Image
+from harness.powerloss.medium import MEDIA, Choice, Disk, Image
 from harness.powerloss.peer_job import IGNORED, PREPARED, Order, Recovered, Writes, writes_of
 from harness.powerloss.trace import Begun, Told, Trace
 from harness.verdict import Finding
@@ -308,11 +307,6 @@ class Surveyed(msgspec.Struct):
     found: dict[str, int] = {}
     first: dict[str, tuple[int, Choice, Finding]] = {}
 
-    @property
-    def broken_promises(self) -> list[str]:
-        """Properties that the documentation promises and that did not hold."""
-        return [name for name in self.found if name in PROMISES[self.configuration].holds]
-
 
 def survey(
     configuration: Configuration,
@@ -331,14 +325,12 @@ def survey(
     """
     trace = record(configuration, seed, count, scratch)
     tally = Surveyed(configuration.name, trace)
-    total = sum(1 for _ in states(trace, MEDIA[medium], seed))
-    share = min(1.0, images * 1.2 / total)  # some are the same, and are tried once
-    drawn = random.Random(f"{seed} images")
+    states = drawn(trace, MEDIA[medium], seed, images + images // 5)  # some are the same, and are tried once
+    disk = Disk(trace, MEDIA[medium])
     known: dict[int, Recovered] = {}
     with tempfile.TemporaryDirectory(prefix="harness-peer-", dir=scratch) as place, Recovery() as recovery:
-        for disk, choice in states(trace, MEDIA[medium], seed):
-            if drawn.random() >= share:
-                continue
+        for _, cut, choice in states:
+            disk.go_to(cut)
             image = disk.image(choice)
             digest = digest_of(image)
             if digest not in known:

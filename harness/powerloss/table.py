@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from harness.errors import UsageError
-from harness.explore import versions
+from harness.explore import new_directory, versions, write
 from harness.explore_jobs import asked_to_stop
 from harness.powerloss import outage, peers
 from harness.powerloss.loss import Loss
@@ -90,7 +90,7 @@ def survey(
     wanted = list({each.name: each for engine in engines for each in configurations(engine)}.values())
     for each in wanted:
         peers.available(each)
-    directory = outage.new_directory(out, "powerloss")
+    directory = new_directory(out, "powerloss")
     table = Table(seed=seed, medium=medium, command=command, versions=_versions())
     try:
         with asked_to_stop(_interrupt), outage.scratch() as scratch:
@@ -196,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 
 def _save(table: Table, directory: Path) -> None:
-    outage.write(directory / RECORD, table)
+    write(directory / RECORD, table)
 
 
 def page(table: Table) -> str:

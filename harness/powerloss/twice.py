@@ -77,11 +77,10 @@ def cut_again(
     options = trace.options | {"lock_files": False}  # the recovery has made them
     again = Trace(trace.engine, options, recording.starts, recording.events)
     settled = next(event.sequence for event in recording.events if isinstance(event, Told))
-    if only is not None:
-        states = iter([(Disk(again, medium).go_to(only[0]), only[1])])
-    else:
-        states = choices.drawn(again, medium, seed, _STATES)
-    for disk, choice in states:
+    states = [choices.Drawn(0, *only)] if only else choices.drawn(again, medium, seed, _STATES)
+    disk = Disk(again, medium)
+    for _, cut, choice in states:
+        disk.go_to(cut)
         wanted = Expected.at(again, disk.at)
         begun = {n: each for n, each in expected.begun.items() if n <= settled} | dict(wanted.begun)
         told = max(settled, wanted.told)

@@ -174,7 +174,9 @@ def test_every_sector_is_one_that_the_file_had_since_its_last_sync(events: list[
         else:
             versions = [bytes(content)]
         known[number] = list(versions)
-    for disk, choice in drawn(run, EXT4, seed, 60):
+    disk = Disk(run, EXT4)
+    for _, cut, choice in drawn(run, EXT4, seed, 60):
+        disk.go_to(cut)
         length, data = disk.image(choice)["a"]
         data = data.ljust(length, b"\0")
         for at in range(0, length, SECTOR):
