@@ -98,6 +98,7 @@ ROOMS: dict[str, list[str]] = {
         "damage",
         "survey",
         "report",
+        "viewer",
         "campaign",
         "selftest",
         "bench_engines",
