@@ -22,7 +22,7 @@ from harness.judge import Judgement, Run, milestones, required_points, stall_lim
 from harness.verdict import Finding, Outcome, Verdict
 
 _STYLES: Final = {Outcome.OK: "bold green", Outcome.VIOLATION: "bold red", Outcome.UNKNOWN: "bold yellow"}
-_BLOCKS_MAX: Final = 3
+BLOCKS_MAX: Final = 3
 """Violations of one property that are told in full; the rest is in the JSON."""
 _NEAR_NS: Final = 250_000_000
 """Kills at most this long before a violation are named beside it."""
@@ -120,7 +120,9 @@ def print_summary(console: Console, run: Run, judgement: Judgement, run_dir: Pat
     console.print(table)
     console.print()
     console.print(Text(f"run     {run_dir}"), soft_wrap=True)
-    console.print(Text(f"check   {_check_line(run_dir)}"), soft_wrap=True)
+    console.print(Text(f"check   {check_line(run_dir)}"), soft_wrap=True)
+    if (run_dir / "report.html").is_file():
+        console.print(Text(f"page    {run_dir / 'report.html'}"), soft_wrap=True)
     last = Text.assemble((summary.outcome, _STYLES[summary.outcome]), f"  {summary.sentence}")
     console.print(last, soft_wrap=True)
 
@@ -143,10 +145,10 @@ def write_report(run_dir: Path, run: Run, judgement: Judgement) -> None:
     page = environment.get_template("report.md.j2").render(
         summary=summarize(run, judgement),
         plan=run.plan,
-        blocks=[block for verdict in told for block in _blocks(verdict, run, run_dir)],
+        blocks=blocks(run, judgement, run_dir),
         pictures=[picture for verdict in told for picture in _draw(verdict, run_dir)],
-        check=_check_line(run_dir),
-        settings=_settings(run),
+        check=check_line(run_dir),
+        settings=settings(run),
         environment=sorted(
             (k, v) for k, v in run.environment.items() if k not in ("required_points", "milestones")
         ),
@@ -158,6 +160,12 @@ def write_report(run_dir: Path, run: Run, judgement: Judgement) -> None:
         (run_dir / "report.md").write_text(page)
     except OSError as error:
         raise HarnessError(f"the report cannot be written to {run_dir}: {error}") from error
+
+
+def blocks(run: Run, judgement: Judgement, run_dir: Path) -> list[str]:
+    """Why the overall verdict is what it is, a block of plain text for each finding that is told."""
+    told = [verdict for verdict in judgement.verdicts if verdict.outcome is judgement.overall.outcome]
+    return [block for verdict in told for block in _blocks(verdict, run, run_dir)]
 
 
 def _fault_figures(run: Run) -> list[tuple[str, str]]:
@@ -277,17 +285,17 @@ def _blocks(verdict: Verdict, run: Run, run_dir: Path) -> list[str]:
     if verdict.outcome is Outcome.UNKNOWN:
         lines = [f"UNKNOWN    {verdict.property_name:<11} {finding.message}" for finding in told]
         return ["\n".join(lines)]
-    blocks = [_block(finding, run, run_dir) for finding in told[:_BLOCKS_MAX]]
-    if len(told) > _BLOCKS_MAX:
-        rest = len(told) - _BLOCKS_MAX + sum(int(finding.details.get("more", 1)) - 1 for finding in told)
-        blocks.append(f"VIOLATION  {verdict.property_name:<11} and {rest:,} more; see verdict.json")
-    return blocks
+    told_in_full = [_block(finding, run, run_dir) for finding in told[:BLOCKS_MAX]]
+    if len(told) > BLOCKS_MAX:
+        rest = len(told) - BLOCKS_MAX + sum(int(finding.details.get("more", 1)) - 1 for finding in told)
+        told_in_full.append(f"VIOLATION  {verdict.property_name:<11} and {rest:,} more; see verdict.json")
+    return told_in_full
 
 
 def _draw(verdict: Verdict, run_dir: Path) -> list[tuple[str, str]]:
     """Draw the evidence of the findings that are told into ``run_dir``; title and file name of each picture."""
     pictures = []
-    for number, finding in enumerate(verdict.findings[:_BLOCKS_MAX], 1):
+    for number, finding in enumerate(verdict.findings[:BLOCKS_MAX], 1):
         evidence = finding.details.get("evidence")
         if isinstance(evidence, Evidence):
             from harness import timeline  # matplotlib takes half a second, and most runs have nothing to draw
@@ -306,23 +314,24 @@ def _block(finding: Finding, run: Run, run_dir: Path) -> str:
     lines = [f"VIOLATION  {finding.property_name:<11} {finding.message}"]
     moment = finding.details.get("time")
     if isinstance(moment, int):
-        lines += [f"  {name:<11} {text}" for name, text in _circumstances(run, moment)]
+        lines += [f"  {name:<11} {text}" for name, text in circumstances(run, moment)]
     evidence = finding.details.get("evidence")
     if isinstance(evidence, Evidence):
-        lines += [f"  {heading:<11} {text}" for heading, text in tell(evidence, _where)]
+        lines += [f"  {heading:<11} {text}" for heading, text in tell(evidence, where)]
         lines.append("  versions    3.17 is what operation 17 of process 3 wrote")
     if expected := finding.details.get("expected"):
         lines.append(f"  expected    {expected}")
-    lines.append(f"  check       {_check_line(run_dir)}")
+    lines.append(f"  replay      {replay_line(run_dir)}")
+    lines.append(f"  check       {check_line(run_dir)}")
     return "\n".join(lines)
 
 
-def _where(shown: Shown) -> str:
+def where(shown: Shown) -> str:
     """Where an operation stands in the history of its process."""
     return lines_of(f"history/{shown.process}.jsonl", shown)
 
 
-def _circumstances(run: Run, moment: int) -> list[tuple[str, str]]:
+def circumstances(run: Run, moment: int) -> list[tuple[str, str]]:
     """Who was killed shortly before ``moment``, and who was stopped at it."""
     roles = {event.process: event.role for event in run.events if isinstance(event, Spawned)}
 
@@ -348,7 +357,7 @@ def _circumstances(run: Run, moment: int) -> list[tuple[str, str]]:
     return told
 
 
-def _settings(run: Run) -> list[tuple[str, str]]:
+def settings(run: Run) -> list[tuple[str, str]]:
     """The plan, flat."""
     plain: dict[str, Any] = msgspec.to_builtins(run.plan)
     plain.update(plain.pop("limits"))
@@ -358,8 +367,14 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _check_line(run_dir: Path) -> str:
+def check_line(run_dir: Path) -> str:
+    """The command that judges the saved run again."""
     return f"harness check {shlex.quote(str(run_dir))}"
+
+
+def replay_line(run_dir: Path) -> str:
+    """The command that runs its plan again, until it is violated again."""
+    return f"harness replay {shlex.quote(str(run_dir))}"
 
 
 def _figure(count: int) -> str:

@@ -93,31 +93,54 @@ def _check_death(event: Died, reporters: frozenset[int], found: Findings) -> Non
 
 def longest_stall(operations: Sequence[Operation], events: Sequence[RunEvent]) -> Stall | None:
     """The longest time without a commit between start and stop, or ``None`` if either is unknown."""
+    moments = _moments(operations, events)
+    if not moments:
+        return None
+    excuses = _union(events)
+    longest = Stall(moments[0], moments[0], 0)
+    for before, after in pairwise(moments):
+        if after - before > longest.seconds * 1e9:
+            stall = _stall(before, after, excuses)
+            if stall.seconds > longest.seconds:
+                longest = stall
+    return longest
+
+
+def stalls(operations: Sequence[Operation], events: Sequence[RunEvent], seconds_min: float) -> list[Stall]:
+    """The times of at least ``seconds_min`` without a commit, excused or not, in their order; none if start or stop
+    is unknown.
+    """
+    excuses = _union(events)
+    return [
+        _stall(before, after, excuses)
+        for before, after in pairwise(_moments(operations, events))
+        if after - before >= seconds_min * 1e9
+    ]
+
+
+def _moments(operations: Sequence[Operation], events: Sequence[RunEvent]) -> list[int]:
+    """The start, every commit, and the stop; nothing if start or stop is unknown."""
     marks = [event for event in events if isinstance(event, Mark)]
     start = next((mark.time for mark in marks if mark.what == "start"), None)
     stop = next((mark.time for mark in marks if mark.what in ("stop", "interrupted", "end")), None)
     if start is None or stop is None or stop < start:
-        return None
+        return []
     commits = sorted(
         op.completed
         for op in operations
         if op.f == "write" and op.outcome == "ok" and op.completed is not None and start < op.completed < stop
     )
-    excuses = _union(events)
-    ends = [end for _, end in excuses]
-    longest = Stall(start, start, 0)
-    for before, after in pairwise((start, *commits, stop)):
-        if after - before <= longest.seconds * 1e9:
-            continue
-        excused = 0
-        for begin, end in excuses[bisect_left(ends, before) :]:
-            if begin >= after:
-                break
-            excused += max(0, min(end, after) - max(begin, before))
-        stall = Stall(before, after, excused)
-        if stall.seconds > longest.seconds:
-            longest = stall
-    return longest
+    return [start, *commits, stop]
+
+
+def _stall(before: int, after: int, excuses: list[tuple[int, int]]) -> Stall:
+    """The time between two commits, and what of it is excused."""
+    excused = 0
+    for begin, end in excuses[bisect_left(excuses, before, key=lambda excuse: excuse[1]) :]:
+        if begin >= after:
+            break
+        excused += max(0, min(end, after) - max(begin, before))
+    return Stall(before, after, excused)
 
 
 def _union(events: Sequence[RunEvent]) -> list[tuple[int, int]]:

@@ -28,8 +28,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     ``words`` are pairs of a heading ("killed", "expected" ...) and a text, in the order in which they are told;
     ``replay`` is a command that shows it again, ``reproduced`` how often it did ("10/10", "" where it was not tried);
     ``operations`` are the ones that it is about, as ``(process, index)``, the most telling one first; ``file`` is the
-    failure's own file and ``page`` its page of text, in the run's directory; ``signature`` is the same for two failures
-    that are the same failure.
+    failure's own file and ``page`` its page of text, in the run's directory; ``trace`` is the part of that page that
+    stands in columns (every step that led there); ``signature`` is the same for two failures that are the same failure.
     """
 
     property_name: str = msgspec.field(name="property")
@@ -41,6 +41,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     pictures: tuple[Picture, ...] = ()
     file: str = ""
     page: str = ""
+    trace: str = ""
     signature: str = ""
 
 

@@ -83,9 +83,10 @@ def test_pipe_gets_no_colour_and_a_terminal_does(good: Run) -> None:
 def test_violation_is_told_with_its_circumstances(bad: Run) -> None:
     lines = printed(bad, judge.judge(bad))
     start = lines.index(f"VIOLATION  atomicity   {SENTENCE}")
-    assert lines[start + 1 : start + 4] == [
+    assert lines[start + 1 : start + 5] == [
         "  killed      writer 3 at publish.after_location, 2.0 ms before",
         "  meanwhile   writer 5 at commit.after_lock stopped",
+        "  replay      harness replay results/runs/x",
         "  check       harness check results/runs/x",
     ]
     assert "VIOLATION  atomicity   and 2 more; see verdict.json" in lines
