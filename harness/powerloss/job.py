@@ -34,7 +34,7 @@ CRASH: Final = "crash"
 class Options(msgspec.Struct, frozen=True):
     """What is cut. ``images``: how many different ones in all; ``seconds``: or until the time is up. ``per_run``: of a
     run that can be cut in more ways these many are drawn, 0 for all. ``twice_every``: of one image in so many the
-    recovery is cut, too. ``bug``: a planted one.
+    recovery is cut, too. ``bug``: a planted one. Without ``shrink`` a failure is left as it was found.
     """
 
     scenarios: tuple[str, ...] = ()
@@ -49,6 +49,7 @@ class Options(msgspec.Struct, frozen=True):
     """Record real processes that run freely; the system decides how they meet, so the seed alone repeats nothing."""
     bug: str = ""
     keep_going: bool = False
+    shrink: bool = True
 
 
 class Order(msgspec.Struct, frozen=True):

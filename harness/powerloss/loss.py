@@ -17,7 +17,7 @@ FORMAT: Final = "powerloss-1"
 class Loss(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """``cut``: after how many events of ``trace``; ``choice``: what was not there then, under the model ``medium``.
     ``again``: the same of a second cut, while the store was being recovered from the first; its trace is recorded anew.
-    ``words`` say both for people.
+    ``words`` say both for people; ``story``, where it is kept as a test, what it caught.
     """
 
     trace: Trace
@@ -34,6 +34,7 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", 
     reproduced: str = ""
     versions: dict[str, str] = {}
     page: str = ""
+    story: str = ""
 
     @property
     def size(self) -> int:

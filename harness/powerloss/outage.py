@@ -23,7 +23,7 @@ from harness.powerloss.job import CRASH, Found, Job, Options, Order, Tally, Tryi
 from harness.powerloss.life import LIFE
 from harness.powerloss.loss import Loss, save
 from harness.powerloss.medium import MEDIA
-from harness.powerloss.shrinking import TIMES, Bench, replay, shrink
+from harness.powerloss.shrinking import TIMES, Bench, replay, shrink, words
 from harness.powerloss.trace import Trace
 from harness.scenarios import GENERAL, named
 from harness.verdict import EXIT_CODES, Outcome
@@ -249,7 +249,10 @@ class Outage:
                 found={"scenario": found.scenario, "seed": self._options.seed, "run": found.run},
             )
             path = self._directory / f"failure-{number}.json"
-            settle(loss, path, lambda text: self._tell("shrinking", text))
+            if self._options.shrink:
+                settle(loss, path, lambda text: self._tell("shrinking", text))
+            else:
+                keep(msgspec.structs.replace(loss, words=tuple(words(loss))), path)
             found.file = path.name
             self.save()
 
@@ -276,10 +279,15 @@ def settle(loss: Loss, path: Path, show: Callable[[str], None], *, limit_s: floa
         smaller = shrink(loss, bench, limit_s=limit_s, show=show)
         same, _ = replay(smaller, bench)
     smaller = msgspec.structs.replace(smaller, reproduced=f"{same}/{TIMES}")
-    smaller = msgspec.structs.replace(smaller, page=page(smaller, path))
-    save(smaller, path)
-    path.with_suffix(".txt").write_text(smaller.page, encoding="utf-8")
-    return smaller
+    return keep(smaller, path)
+
+
+def keep(loss: Loss, path: Path) -> Loss:
+    """Write the page of ``loss``, and save it to ``path``."""
+    loss = msgspec.structs.replace(loss, page=page(loss, path))
+    save(loss, path)
+    path.with_suffix(".txt").write_text(loss.page, encoding="utf-8")
+    return loss
 
 
 def page(loss: Loss, path: Path) -> str:
@@ -290,7 +298,7 @@ def page(loss: Loss, path: Path) -> str:
     lines += [
         f"  {'medium':<11} {loss.medium}: {MEDIA[loss.medium].meaning}",
         f"  {'store':<11} {loss.trace.engine} ({options})",
-        f"  {'replay':<11} harness replay {path}     ({loss.reproduced})",
+        f"  {'replay':<11} harness replay {path}" + f"     ({loss.reproduced})" * bool(loss.reproduced),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,1 @@
+"""Errands over many machines: the plan and the ledger are ours, who works when and where is dask.distributed's."""
