@@ -22,7 +22,8 @@ FORMAT: Final = 1
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """``kind`` is what a replay must show again (``oracle.kind_of``); ``message`` tells it with its values. ``choices``
     is the schedule. ``bug``: the planted bug, if one was. ``found``: by which strategy, seed and schedule number, after
-    how many schedules and seconds. ``shrunk``: sizes before and after. ``page``: the page for people.
+    how many schedules and seconds. ``shrunk``: sizes before and after. ``page``: the page for people. ``story``:
+    where it is kept as a test, what it caught.
     """
 
     scenario: Scenario
@@ -37,6 +38,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     versions: dict[str, str] = {}
     page: str = ""
     format: int = FORMAT
+    story: str = ""
 
 
 def save(failure: Failure, path: Path) -> None:

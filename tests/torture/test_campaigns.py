@@ -1,47 +1,30 @@
-"""The campaign as a test: some seconds of ``kill -9`` against each engine; more is for the command."""
+"""The torture as tests: seconds of ``kill -9`` for each engine, some schedules, some cuts. More is for the command."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from harness.pytest_plugin import Torture
+
+FEW = ("traffic",)
+"""A few seconds are too few for three kills at every rare point: of those alone nothing need be known."""
 
 
 @pytest.mark.parametrize(("engine", "seconds"), [("kvs", 6), ("sqlite", 3)])
 def test_processes_that_are_killed_while_they_write_break_no_promise(
-    engine: str, seconds: int, tmp_path: Path, torture_seed: int
+    engine: str, seconds: int, torture: Torture
 ) -> None:
-    done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "harness",
-                "run",
-                "--json",
-                "--engine",
-                engine,
-                "--seconds",
-                str(seconds),
-            ),
-            *("--seed", str(torture_seed)),
-            # The other tests share the processors: a stall is judged by the command, on a machine of its own.
-            *("--stall-s", "15"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    # A few seconds are too few for three kills at every rare point: for those alone UNKNOWN will do.
-    assert done.returncode in (0, 3), done.stdout + done.stderr
-    verdicts = json.loads(done.stdout)["judgement"]["verdicts"]
-    undecided = {verdict["property"] for verdict in verdicts if verdict["outcome"] != "OK"}
-    assert undecided <= {"traffic"}, done.stdout
-    traffic = next(verdict for verdict in verdicts if verdict["property"] == "traffic")
-    assert traffic["checked"]["kills"] >= 5 * seconds
-    assert traffic["checked"]["operations"] >= 50 * seconds
+    result = torture(engine, seconds=seconds, unknown=FEW)
+    assert result.counts["kills"] >= 5 * seconds
+    assert result.counts["operations"] >= 50 * seconds
+
+
+def test_no_schedule_that_is_explored_breaks_a_promise(torture: Torture) -> None:
+    result = torture.explore(schedules=200, unknown=FEW)
+    assert result.counts["schedules"] >= 200
+    assert result.counts["kills"] >= 50
+
+
+def test_no_power_cut_breaks_a_promise(torture: Torture) -> None:
+    result = torture.powerloss(images=60, cuts=60, scenario="durable", unknown=FEW)
+    assert result.counts["images"] >= 60
