@@ -23,10 +23,11 @@ import msgspec
 
 from harness import engines, workloads
 from harness.board import Board
-from harness.engines.base import SLOW_SECONDS, Compacting, Engine, Eventful, Rebuilding
+from harness.engines.base import Compacting, Engine, Eventful, Rebuilding
 from harness.errors import HarnessError, UsageError
 from harness.plan import FAULTS, Limits, Plan
-from harness.supervisor import Status, Supervisor, roles
+from harness.status import Status, points_asked
+from harness.supervisor import Supervisor, roles
 from harness.verdict import Outcome
 from harness.worker import Scene
 
@@ -88,20 +89,33 @@ def conduct(
     show: Callable[[Status], None] = lambda _: None,
 ) -> Result:
     """Run ``plan`` and judge it. Everything that was seen is saved in a new directory under ``out`` before it
-    is judged; the verdict and the report are added to it; no process is left.
+    is judged; the verdict, the report and its page are added to it; no process is left.
 
     Raises:
         UsageError: the plan makes no sense, or an engine or a workload of it does not exist.
         HarnessError: the run could not be carried out.
     """
     from harness import judge, report
+    from harness.viewer import of_campaign
 
-    ran = carry_out(plan, out=out, store_dir=store_dir, command=command, show=show)
+    last: list[Status] = []
+
+    def remember(status: Status) -> None:
+        last[:] = [status]
+        show(status)
+
+    def tell(doing: str, judged: float) -> None:
+        show(last[0]._replace(doing=doing, judged=judged))
+
+    ran = carry_out(plan, out=out, store_dir=store_dir, command=command, show=remember)
     keep = True
     try:
+        tell("reading", 0.0)
         run = judge.load(ran.run_dir)
-        judgement = judge.judge(run)
+        judgement = judge.judge(run, tell)
+        tell("writing the report", 1.0)
         report.write_report(ran.run_dir, run, judgement)
+        of_campaign.write_campaign_page(ran.run_dir / of_campaign.PAGE, ran.run_dir, run, judgement)
         keep = judgement.overall.outcome is not Outcome.OK
     finally:
         store = _settle(ran.store, ran.run_dir, keep=keep)
@@ -173,8 +187,7 @@ def _promise(engine: Engine, plan: Plan) -> dict[str, str]:
     """What the verdict asks of this run: the sync points to have killed at, and the longest stall that the engine
     promises, unless the plan says another one than the default.
     """
-    slow = engine.slow_points if isinstance(engine, Eventful) and plan.seconds < SLOW_SECONDS else frozenset()
-    promised = {"required_points": ",".join(sorted(engine.required_points() - slow))}
+    promised = {"required_points": ",".join(sorted(points_asked(engine, plan)))}
     if engine.stall_s is not None and plan.limits.stall_s == Limits().stall_s:
         promised["stall_s"] = str(engine.stall_s)
     return promised

@@ -10,27 +10,40 @@ import os
 # Before numpy is imported by anything: its threads would make every fork one of a multi-threaded process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import json
 import secrets
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import cli_badstorage, cli_bench, cli_check, cli_damage, cli_explore, cli_powerloss, engines
-from harness.cli_base import Line
+from harness import (
+    cli_badstorage,
+    cli_bench,
+    cli_check,
+    cli_ci,
+    cli_completion,
+    cli_corpus,
+    cli_damage,
+    cli_doctor,
+    cli_explore,
+    cli_fleet,
+    cli_powerloss,
+    cli_replay,
+    cli_report,
+    engines,
+)
+from harness.cli_base import json_options, print_json
 from harness.engines.base import SLOW_SECONDS, Eventful
 from harness.errors import HarnessError, UsageError
+from harness.live import CampaignLine
 from harness.plan import FAULTS, WORKLOADS, Limits, Plan
 from harness.verdict import Outcome
-
-if TYPE_CHECKING:
-    from harness.supervisor import Status
+from kvs.cli_completion import completion_of
 
 _INTERRUPTED: Final = 130
 _FAILED: Final = HarnessError.exit_code
@@ -48,8 +61,24 @@ def _example(command: str) -> str:
     return f"\b\nExample:\n  {command}"
 
 
+class _Commands(click.Group):
+    """Takes note that whoever read the output went away: click would exit with 1, which is a violation."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes stdout once more at exit: give it somewhere to flush to (library/signal).
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(_FAILED)
+        return result
+
+
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]}, epilog=_example("harness run --seconds 30")
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_example("harness run --seconds 30"),
 )
 def cli() -> None:
     """Torture an embedded store: many processes, kill -9, and checkers that must be convinced.
@@ -59,8 +88,20 @@ def cli() -> None:
 
 
 @cli.command(epilog=_example("harness run --engine sqlite --workloads bank,append --seconds 20"))
-@click.option("--engine", default="kvs", show_default=True, help="kvs, sqlite, or your own module:Class.")
-@click.option("--workloads", default=",".join(WORKLOADS), show_default=True, help="Comma separated.")
+@click.option(
+    "--engine",
+    default="kvs",
+    show_default=True,
+    shell_complete=cli_completion.ENGINE,
+    help="kvs, sqlite, lmdb, or your own module:Class or path/to/file.py:Class.",
+)
+@click.option(
+    "--workloads",
+    default=",".join(WORKLOADS),
+    show_default=True,
+    shell_complete=cli_completion.WORKLOADS,
+    help="Comma separated.",
+)
 @click.option("--writers", type=click.IntRange(1, 64), default=4, show_default=True)
 @click.option("--readers", type=click.IntRange(0, 64), default=2, show_default=True)
 @click.option("--auditors", type=click.IntRange(0, 8), default=1, show_default=True)
@@ -75,7 +116,13 @@ def cli() -> None:
 @click.option(
     "--seed", type=click.IntRange(0), help="Decides workloads, faults and victims.  [default: random]"
 )
-@click.option("--faults", default=",".join(FAULTS), show_default=True, help="Comma separated, or none.")
+@click.option(
+    "--faults",
+    default=",".join(FAULTS),
+    show_default=True,
+    shell_complete=cli_completion.FAULTS,
+    help="Comma separated, or none.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directory.")
 @click.option(
     "--store-dir", type=click.Path(path_type=Path, file_okay=False), help="Parent of the store's directory."
@@ -83,12 +130,17 @@ def cli() -> None:
 @click.option(
     "--stall-s",
     type=click.FloatRange(0, min_open=True),
-    help="Longest time that survivors may go without a commit.  [default: what the engine promises, else 1]",
+    envvar="HARNESS_STALL_S",
+    help="Longest time that survivors may go without a commit; on a machine that others use too, more. HARNESS_STALL_S "
+    "says it for every campaign.  [default: what the engine promises, else 1]",
 )
 @click.option(
-    "--bug", default="", help="Plant a known bug in the engine first, to see what a failure looks like."
+    "--bug",
+    default="",
+    shell_complete=cli_completion.BUG,
+    help="Plant a known bug in the engine first, to see what a failure looks like.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@json_options("the verdict")
 def run(
     engine: str,
     workloads: str,
@@ -111,6 +163,7 @@ def run(
     ends the run early, with a verdict over what there is; a second one ends it at once, without.
     """
     from harness import campaign, report
+    from harness.doctor.words import next_step
 
     if bug and bug not in (known := engines.load(engine).bugs()):
         raise UsageError(f"no bug {bug!r} can be planted in {engine}; it knows {', '.join(known) or 'none'}")
@@ -127,7 +180,7 @@ def run(
         limits=Limits() if stall_s is None else Limits(stall_s=stall_s),
         bug=bug,
     )
-    with _Progress() as progress:
+    with CampaignLine() as progress:
         result = campaign.conduct(
             plan,
             out=out or campaign.RUNS,
@@ -136,11 +189,14 @@ def run(
             show=progress.show_campaign,
         )
     if as_json:
-        _print_json({"run_dir": str(result.run_dir), "judgement": result.judgement})
+        pages = report.blocks(result.run, result.judgement, result.run_dir)
+        print_json({"run_dir": str(result.run_dir), "judgement": result.judgement, "pages": pages})
     else:
         report.print_summary(Console(), result.run, result.judgement, result.run_dir)
     for crash in result.crashed:
         click.echo(f"harness: {crash}", err=True)
+    if result.crashed:
+        click.echo(f"harness: {next_step(engine)}", err=True)
     if result.store is not None:
         click.echo(f"harness: the store was kept in {result.store}", err=True)
     code = result.judgement.overall.exit_code
@@ -148,7 +204,13 @@ def run(
 
 
 @cli.command(epilog=_example("harness points --engine kvs"))
-@click.option("--engine", default="kvs", show_default=True, help="kvs, sqlite, or your own module:Class.")
+@click.option(
+    "--engine",
+    default="kvs",
+    show_default=True,
+    shell_complete=cli_completion.ENGINE,
+    help="kvs, sqlite, lmdb, or your own module:Class or path/to/file.py:Class.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def points(engine: str, as_json: bool) -> int:
     """List every sync point of an engine with its meaning; those that a campaign must kill at are marked.
@@ -160,7 +222,7 @@ def points(engine: str, as_json: bool) -> int:
     slow = loaded.slow_points if isinstance(loaded, Eventful) else frozenset[str]()
     marks = dict.fromkeys(required, "yes") | dict.fromkeys(required & slow, f"from {SLOW_SECONDS:.0f} s")
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"point": point, "meaning": meaning, "required": point in required, "slow": point in slow}
                 for point, meaning in loaded.points().items()
@@ -180,8 +242,18 @@ def points(engine: str, as_json: bool) -> int:
 
 
 @cli.command(epilog=_example("harness selftest --only no-commit-lock,clean"))
-@click.option("--only", default="", help="Only these trials, comma separated.  [default: all]")
-@click.option("--blind", default="", help="Ignore every finding of these planted bugs, to see this fail.")
+@click.option(
+    "--only",
+    default="",
+    shell_complete=cli_completion.TRIALS,
+    help="Only these trials, comma separated.  [default: all]",
+)
+@click.option(
+    "--blind",
+    default="",
+    shell_complete=cli_completion.TRIALS,
+    help="Ignore every finding of these planted bugs, to see this fail.",
+)
 @click.option("--clean-seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option(
@@ -193,7 +265,7 @@ def points(engine: str, as_json: bool) -> int:
 @click.option(
     "--powerloss", "cut", is_flag=True, help="Find the bugs of power cuts, with `harness powerloss`."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
+@json_options("the trials")
 def selftest(
     only: str,
     blind: str,
@@ -224,8 +296,9 @@ def selftest(
     from harness import campaign
     from harness import selftest as trials
 
-    done = []
-    with _Progress() as progress:
+    done: list[trials.Trial] = []
+    chosen = _names(only) or trials.names()
+    with CampaignLine() as progress:
         for trial in trials.conduct(
             seed=seed,
             only=_names(only),
@@ -233,12 +306,12 @@ def selftest(
             clean_seconds=clean_seconds,
             out=out or campaign.RUNS,
             command=shlex.join(["harness", *sys.argv[1:]]),
-            show=progress.show_trial,
+            show=lambda name, status: progress.show_trial(name, status, len(done) / len(chosen)),
         ):
             done.append(trial)
     passed = all(trial.passed for trial in done)
     if as_json:
-        _print_json({"passed": passed, "trials": done})
+        print_json({"passed": passed, "trials": done})
         return 0 if passed else 1
     table = Table(box=None, pad_edge=False)
     for heading in ("trial", "verdict", "seconds", "found by", ""):
@@ -265,44 +338,23 @@ for _command in (
     cli_check.check,
     cli_check.export,
     cli_explore.explore,
-    cli_explore.replay,
+    cli_replay.replay,
+    cli_corpus.corpus,
     cli_explore.shrink,
     cli_powerloss.powerloss,
     cli_badstorage.badstorage,
     cli_damage.damage,
+    cli_doctor.doctor,
+    cli_report.report,
+    cli_ci.ci,
+    cli_fleet.fleet,
+    completion_of("harness"),
 ):
     cli.add_command(_command)
 
 
-class _Progress(Line):
-    """The line of a campaign, drawn anew from the supervisor's own loop."""
-
-    def show_campaign(self, status: Status) -> None:
-        """Draw ``status``."""
-        self.show_trial("", status)
-
-    def show_trial(self, trial: str, status: Status) -> None:
-        """Draw ``status`` of a trial of the selftest."""
-        elapsed = max(status.elapsed_s, 0.001)
-        parts = [
-            f"{trial} {status.phase:<8} {min(elapsed, status.seconds):5.1f} of {status.seconds:.0f} s",
-            f"{status.operations / elapsed:6,.0f} operations/s",
-            f"{status.commits:,} commits",
-            f"{status.kills:,} kills",
-        ]
-        if status.points_required:
-            parts.append(f"points {status.points_covered}/{status.points_required}")
-        self.show(*parts)
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -324,9 +376,6 @@ def _run(arguments: list[str] | None) -> int:
     except HarnessError as error:
         click.echo(f"harness: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _FAILED
     except Exception as error:
         if os.environ.get("HARNESS_TRACEBACK"):
             raise

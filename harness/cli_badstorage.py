@@ -6,21 +6,27 @@ import contextlib
 import secrets
 import shlex
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness import cli_completion, cli_report
 from harness.badstorage import campaign as campaigns
 from harness.badstorage import engines
 from harness.badstorage.campaign import Finding, Report, Status
 from harness.badstorage.faults import FAULTS, VARIANTS
 from harness.badstorage.session import PROPERTIES
 from harness.badstorage.workloads import WORKLOADS
-from harness.cli_base import STYLES, Line, print_json
-from harness.explore import versions
+from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
+from harness.explore import new_directory, versions, write
 from harness.verdict import EXIT_CODES, Outcome
+from harness.viewer import of_badstorage
+from harness.viewer.of_badstorage import Record
 
 
 @click.command(
@@ -29,14 +35,28 @@ from harness.verdict import EXIT_CODES, Outcome
 )
 @click.option(
     "--engine",
+    shell_complete=cli_completion.CONFIGURATIONS,
     default="kvs",
     show_default=True,
     help="kvs, or (under strace) sqlite, lmdb, or configurations of these such as sqlite-wal-full; comma separated.",
 )
-@click.option("--workloads", default="", help="Comma separated; see --list.  [default: all]")
-@click.option("--variants", default="", help=f"Comma separated, of {', '.join(VARIANTS)}.  [default: all]")
 @click.option(
-    "--calls", default="", help="Only faults of these system calls, comma separated.  [default: all]"
+    "--workloads",
+    default="",
+    shell_complete=cli_completion.BAD_WORKLOADS,
+    help="Comma separated; see --list.  [default: all]",
+)
+@click.option(
+    "--variants",
+    default="",
+    shell_complete=cli_completion.VARIANTS,
+    help=f"Comma separated, of {', '.join(VARIANTS)}.  [default: all]",
+)
+@click.option(
+    "--calls",
+    default="",
+    shell_complete=cli_completion.CALLS,
+    help="Only faults of these system calls, comma separated.  [default: all]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), help="Decides the pairs, and what --limit takes.  [default: random]"
@@ -52,7 +72,14 @@ from harness.verdict import EXIT_CODES, Outcome
 )
 @click.option("--replay", "line", default="", help="Do this one run again, as a finding's line has it.")
 @click.option("--list", "listed", is_flag=True, help="List workloads, calls and faults, and do nothing else.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=RUNS,
+    show_default=True,
+    help="Parent of the run's directory.",
+)
+@json_options("what came of it")
 def badstorage(
     engine: str,
     workloads: str,
@@ -64,6 +91,7 @@ def badstorage(
     seconds: float | None,
     line: str,
     listed: bool,
+    out: Path,
     as_json: bool,
 ) -> int:
     """Let every system call of the store fail, one at a time and in pairs, and see whether it copes.
@@ -77,12 +105,12 @@ def badstorage(
     """
     if engine != "kvs":
         drawn = secrets.randbits(16) if seed is None else seed
-        return _others(_names(engine), drawn, _names(calls), limit, as_json=as_json)
+        return _others(_names(engine), drawn, _names(calls), limit, out, as_json=as_json)
     if listed:
         return _list(as_json)
     if line:
         return _replay(line, as_json)
-    with Line() as shown:
+    with _directory(out) as directory, Line() as shown:
         report = campaigns.campaign(
             secrets.randbits(32) if seed is None else seed,
             workloads=_names(workloads),
@@ -91,54 +119,96 @@ def badstorage(
             limit=limit,
             pairs=pairs,
             seconds=seconds,
-            progress=lambda status: _show(shown, status),
+            progress=lambda status: _show(shown, status, seconds),
         )
+    record = Record(
+        outcome=report.outcome, command=_command(), versions=versions(), tried=report.tried, report=report
+    )
+    page = _keep(record, directory)
     if as_json:
-        print_json(
-            {
-                "outcome": report.outcome,
-                "command": shlex.join(["harness", *sys.argv[1:]]),
-                "versions": versions(),
-                "tried": report.tried,
-                "report": report,
-            }
-        )
+        print_json(record)
     else:
-        _print(report)
+        _print(report, directory, page)
     return report.exit_code
 
 
+def _command() -> str:
+    return shlex.join(["harness", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def _directory(out: Path) -> Iterator[Path]:
+    """A new directory for a run, which goes again if the run comes to nothing."""
+    directory = new_directory(out, of_badstorage.WHAT)
+    try:
+        yield directory
+    except BaseException:
+        directory.rmdir()
+        raise
+
+
+def _keep(record: Record, directory: Path) -> Path | None:
+    """Write the record and the page of it into the run's directory; where the page is."""
+    write(directory / of_badstorage.RECORD, record)
+    return cli_report.leave_page(of_badstorage.facts_of_report(record, directory))
+
+
 def _others(
-    names: tuple[str, ...], seed: int, calls: tuple[str, ...], limit: int | None, *, as_json: bool
+    names: tuple[str, ...],
+    seed: int,
+    calls: tuple[str, ...],
+    limit: int | None,
+    out: Path,
+    *,
+    as_json: bool,
 ) -> int:
     """Let calls of other engines fail; the findings, the counts, and the verdict in the last line."""
     done: list[engines.Failed] = []
-    complete = False
-    with Line() as shown, contextlib.suppress(KeyboardInterrupt):
-        for each in engines.fail(names, seed=seed, calls=calls, limit=limit, show=shown.show):
-            done.append(each)
-        complete = bool(done)
+    began = time.monotonic()
+    interrupted = False
+    with _directory(out) as directory, Line() as shown:
+        try:
+            for each in engines.fail(
+                names,
+                seed=seed,
+                calls=calls,
+                limit=limit,
+                show=lambda text, share: shown.show(text, done=share),
+            ):
+                done.append(each)
+        except KeyboardInterrupt:
+            interrupted = True
     findings = [(run, finding) for run in done for finding in run.findings]
+    complete = done and not interrupted
     outcome = Outcome.VIOLATION if findings else Outcome.OK if complete else Outcome.UNKNOWN
+    record = Record(
+        outcome=outcome,
+        command=_command(),
+        versions=versions(),
+        seed=seed,
+        seconds=round(time.monotonic() - began, 3),
+        interrupted=interrupted,
+        runs=done,
+    )
+    page = _keep(record, directory)
     if as_json:
-        facts = {"command": shlex.join(["harness", *sys.argv[1:]]), "versions": versions()}
-        print_json({"outcome": outcome, **facts, "seed": seed, "runs": done})
+        print_json(record)
         return EXIT_CODES[outcome]
     console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
     for run, finding in findings:
         where = f"{run.configuration}: {run.call} failed with {run.error} ({run.when})"
         console.print(f"{finding.property_name:<11} {where}: {finding.message}")
-    failed = sum(run.failed for run in done)
-    count = len({run.configuration for run in done})
-    sentence = f"{len(done):,} runs of {count} configurations, {failed:,} failed calls"
-    console.print(Text.assemble((outcome, STYLES[outcome]), f"  {sentence}"))
+    _print_kept(console, directory, page)
+    console.print(Text.assemble((outcome, STYLES[outcome]), f"  {of_badstorage.peers_sentence(record)}"))
     return EXIT_CODES[outcome]
 
 
-def _show(line: Line, status: Status) -> None:
-    done = status.tried / status.total if status.total else 0.0
+def _show(line: Line, status: Status, seconds: float | None) -> None:
     found = f"{status.findings} findings" if status.findings else ""
-    line.show(f"bad storage  {status.tried:,} of {status.total:,} ({done:.0%})", found, status.line)
+    done = status.tried / status.total if status.total else 0.0
+    if seconds is not None:
+        done = max(done, line.elapsed_s / seconds)
+    line.show(f"failing {status.tried:,} of {status.total:,}", found, status.line, done=done, facts=status)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -176,18 +246,21 @@ def _replay(line: str, as_json: bool) -> int:
     return EXIT_CODES[outcome]
 
 
-def _print(report: Report) -> None:
+def _print_kept(console: Console, directory: Path, page: Path | None) -> None:
+    console.print(Text(f"run         {directory}"))
+    if page is not None:
+        console.print(Text(f"page        {page}"))
+
+
+def _print(report: Report, directory: Path, page: Path | None) -> None:
     """The findings, the counts, and the verdict in the last line."""
     console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
     _print_findings(console, report.findings)
     console.print(f"calls       {sum(report.calls.values()):,} in {len(report.calls)} workloads and variants")
     console.print(f"one fault   {report.singles:,} of {report.planned:,}")
     console.print(f"two faults  {report.pairs:,}, seed {report.seed}")
-    sentence = f"{report.tried:,} runs in {report.seconds:.1f} s"
-    if kinds := len(report.findings):
-        sentence += f", {kinds} kind{'s' * (kinds != 1)} of violation"
-    if report.interrupted:
-        sentence += ", interrupted"
+    _print_kept(console, directory, page)
+    sentence = of_badstorage.sentence(report)
     console.print(Text.assemble((report.outcome, STYLES[report.outcome]), f"  {sentence}"))
 
 

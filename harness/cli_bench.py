@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from harness.bench import BATCH, RESULTS, Settings, Step, conduct, print_result, steps
+from harness.cli_base import Line, json_options, print_json
 from harness.errors import UsageError
 from harness.verdict import EXIT_CODES
 
@@ -24,7 +25,7 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
 @click.command(
     epilog="\b\nExamples:\n  harness bench --keys 100000 --out /tmp/bench.json\n  harness bench --harness\n"
     "  harness bench --checkers\n  harness bench --durable --dir /var/tmp\n  harness bench --housekeeping\n"
-    "  harness bench --large --keys 2000000"
+    "  harness bench --large --keys 2000000\n  harness bench --page --screenshots /tmp"
 )
 @click.option(
     "--harness", "schedules", is_flag=True, help="Measure the harness: schedules and crash images a second."
@@ -42,6 +43,17 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
     help="Take ten million keys through every step; memory, reopening, repair, rebuild.",
 )
 @click.option(
+    "--page",
+    "page",
+    is_flag=True,
+    help="Write, open and zoom the page of a million operations, in a headless Chromium.",
+)
+@click.option(
+    "--screenshots",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --page: also put pictures of pages into this directory.",
+)
+@click.option(
     "--histories",
     type=click.Path(path_type=Path, file_okay=False),
     help="With --checkers: a directory of recorded histories (etcd/*.log, kv/c10-*, EXPECTED.tsv).",
@@ -49,7 +61,8 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
 @click.option(
     "--keys",
     type=click.IntRange(BATCH, 1 << 28),
-    help="Keys in each store.  [default: 1000000, with --durable 100000, with --large 10000000]",
+    help="Keys in each store, with --page operations.  [default: 1000000, with --durable 100000, with --large"
+    " 10000000]",
 )
 @click.option(
     "--rounds",
@@ -75,13 +88,15 @@ HARNESS_RESULTS: Final = Path("results/bench-harness.json")
     type=click.Path(path_type=Path, dir_okay=False),
     help="JSON.  [default: bench.json or bench-WHAT.json in results]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
+@json_options("what was measured")
 def bench(
     schedules: bool,
     checkers: bool,
     durable: bool,
     housekeeping: bool,
     large: bool,
+    page: bool,
+    screenshots: Path | None,
     histories: Path | None,
     keys: int | None,
     rounds: int | None,
@@ -97,7 +112,7 @@ def bench(
     there were too few keys). With --harness: complete schedules per second on one core, simulated and over real
     processes, beside frontrun where installed, and crash images, made, recovered and checked. With --checkers:
     histories from a thousand to a million transactions; the growth is drawn beside the JSON. --durable, --housekeeping
-    and --large put a page of Markdown beside it.
+    and --large put a page of Markdown beside it. --page needs Chromium and playwright.
     """
     named = {
         "--harness": schedules,
@@ -105,12 +120,17 @@ def bench(
         "--durable": durable,
         "--housekeeping": housekeeping,
         "--large": large,
+        "--page": page,
     }
     asked = [name for name, given in named.items() if given]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} measure different things: name one of them")
     if histories is not None and not checkers:
         raise UsageError("--histories goes with --checkers")
+    if screenshots is not None and not page:
+        raise UsageError("--screenshots goes with --page")
+    if page:
+        return _finish(*_page(rounds or 5, keys, seed, screenshots, out), as_json=as_json)
     if checkers:
         return _finish(*_checkers(rounds or 3, histories, out), as_json=as_json)
     if schedules:
@@ -187,6 +207,25 @@ def _checkers(rounds: int, histories: Path | None, out: Path | None) -> tuple[An
     return result, bench_checkers.print_result, out
 
 
+def _page(
+    rounds: int, operations: int | None, seed: int, screenshots: Path | None, out: Path | None
+) -> tuple[Any, Print, Path]:
+    from harness import bench_page
+    from harness.viewer import browser
+
+    browser.require()
+    out = _writable(out or bench_page.RESULTS)
+    with progress(bench_page.steps(rounds) + (screenshots is not None)) as step:
+        result = bench_page.measure(
+            rounds=rounds,
+            operations=operations or bench_page.OPERATIONS,
+            seed=seed,
+            screenshots=screenshots,
+            step=step,
+        )
+    return result, bench_page.print_result, out
+
+
 def _writable(out: Path) -> Path:
     """The same path, once it is known that a long measurement will not be lost for want of it."""
     try:
@@ -204,7 +243,7 @@ def _finish(result: Any, show: Print, out: Path, *, as_json: bool) -> int:
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     out.write_bytes(text + b"\n")
     if as_json:
-        click.echo(text.decode())
+        print_json(result)
     else:
         show(Console(), result)
         click.echo(f"harness: everything is in {out}", err=True)
@@ -213,19 +252,13 @@ def _finish(result: Any, show: Print, out: Path, *, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Step]:
-    """A bar on standard error where a terminal watches, drawn between the timed sections and never in one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("starting", total=total)
+    """What shows that another of ``total`` steps begins, drawn between the timed sections and never in one."""
+    count = 0
+    with Line() as line:
 
         def step(text: str) -> None:
-            bar.update(task, description=text, advance=1)
-            bar.refresh()
+            nonlocal count
+            line.show(text, done=count / total if total else None)
+            count += 1
 
         yield step

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from harness.cli_base import Line
+from harness import cli_completion
+from harness.cli_base import Line, json_options, print_json
 from harness.errors import HarnessError, HistoryError, UsageError
 from harness.evidence import Evidence, Shown, lines_of, tell
 from harness.verdict import Outcome, Verdict
@@ -30,11 +31,23 @@ EXPORTS: Final = ("jepsen-edn", "jepsen-json", "edn-lines", "json-lines")
     "  harness check results/runs/2026-03-01T12-00-00-9f3c"
 )
 @click.argument("history", metavar="FILE_OR_RUN", type=click.Path(path_type=Path))
-@click.option("--model", help="What the operations mean.  [default: guessed from them]")
 @click.option(
-    "--property", "property_name", help="What they are checked for.  [default: the model's only one]"
+    "--model",
+    shell_complete=cli_completion.MODEL,
+    help="What the operations mean.  [default: guessed from them]",
 )
-@click.option("--format", "format_name", help="How the file is written.  [default: guessed from it]")
+@click.option(
+    "--property",
+    "property_name",
+    shell_complete=cli_completion.PROPERTY,
+    help="What they are checked for.  [default: the model's only one]",
+)
+@click.option(
+    "--format",
+    "format_name",
+    shell_complete=cli_completion.FORMAT,
+    help="How the file is written.  [default: guessed from it]",
+)
 @click.option(
     "--limit-s",
     type=click.FloatRange(0, min_open=True),
@@ -46,7 +59,7 @@ EXPORTS: Final = ("jepsen-edn", "jepsen-json", "edn-lines", "json-lines")
 @click.option(
     "--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw the first violation there."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@json_options("the verdict")
 def check(
     history: Path,
     model: str | None,
@@ -120,10 +133,13 @@ def _check_run(run_dir: Path, *, as_json: bool) -> int:
 
     from harness import judge, report
 
-    loaded = judge.load(run_dir)
-    judgement = judge.judge(loaded)
+    with Line() as line:
+        line.show("reading the histories")
+        loaded = judge.load(run_dir)
+        count = f"{len(loaded.operations):,} operations"
+        judgement = judge.judge(loaded, lambda what, done: line.show("judging", count, what, done=done))
     if as_json:
-        _print_json({"run_dir": str(run_dir), "judgement": judgement})
+        print_json({"run_dir": str(run_dir), "judgement": judgement})
     else:
         report.print_summary(Console(), loaded, judgement, run_dir)
     return judgement.overall.exit_code
@@ -158,7 +174,7 @@ def _finish(
     """Draw and print; the exit code."""
     drawn = _draw(verdict, svg) if svg is not None else False
     if as_json:
-        _print_json({"history": history, "verdict": verdict, "svg": str(svg) if drawn else None})
+        print_json({"history": history, "verdict": verdict, "svg": str(svg) if drawn else None})
     else:
         _print(verdict, check_line, where)
     if drawn:
@@ -212,7 +228,10 @@ def _print(verdict: Verdict, check_line: str, where: Callable[[Shown], str]) -> 
 )
 @click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--model", required=True, help="list-append, rw-register or bank: which workloads, in which words."
+    "--model",
+    required=True,
+    shell_complete=cli_completion.RECORDED,
+    help="list-append, rw-register or bank: which workloads, in which words.",
 )
 @click.option("--format", "format_name", default="jepsen-edn", show_default=True, type=click.Choice(EXPORTS))
 @click.option(
@@ -244,11 +263,3 @@ def export(run_dir: Path, model: str, format_name: str, out: Path | None) -> int
         raise HarnessError(f"{out} cannot be written: {error}; write it somewhere else with --out") from error
     click.echo(f"harness: {len(operations):,} operations are in {out}", err=True)
     return 0
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    import msgspec
-
-    click.echo(json.dumps(msgspec.to_builtins(value, str_keys=True), indent=2))

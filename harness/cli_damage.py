@@ -10,11 +10,11 @@ from typing import Final
 import click
 import msgspec
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness import bench_engines
+from harness import bench_engines, cli_completion
+from harness.cli_base import Line, json_options, print_json
 from harness.damage import campaign as damaging
 from harness.damage import fuzz, subjects
 from harness.damage.campaign import Report, Row, Status
@@ -41,6 +41,7 @@ _STYLES: Final = {Outcome.OK: "green", Outcome.VIOLATION: "red", Outcome.UNKNOWN
 @click.option(
     "--subjects",
     "names",
+    shell_complete=cli_completion.SUBJECTS,
     default="",
     help="Comma separated.  [default: all: " + ", ".join(subjects.RECIPES) + "]",
 )
@@ -58,7 +59,7 @@ _STYLES: Final = {Outcome.OK: "green", Outcome.VIOLATION: "red", Outcome.UNKNOWN
     show_default=True,
     help="JSON; findings are put into a directory of that name.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
+@json_options("what came of it")
 def damage(
     count: int | None,
     seconds: float | None,
@@ -94,7 +95,7 @@ def damage(
         return EXIT_CODES[Outcome.OK if whole else Outcome.VIOLATION]
     if seconds is None and count is None:
         seconds = SECONDS
-    with _Progress(seconds) as progress:
+    with Line() as line:
         report = damaging.campaign(
             seed=seed,
             count=count,
@@ -102,7 +103,7 @@ def damage(
             workers=jobs,
             out=out.with_suffix(""),
             names=chosen,
-            show=progress.show,
+            show=lambda status: _show(line, status, seconds),
         )
     report.machine = bench_engines.machine() | {"load_average_after": os.getloadavg()}
     report.versions = bench_engines.versions()
@@ -113,47 +114,24 @@ def damage(
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror}; name another file with --out") from error
     if as_json:
-        click.echo(data.decode())
+        print_json(report)
     else:
         _print(report, out)
     return report.exit_code
 
 
-class _Progress:
-    """One line on standard error, without a thread, because the campaign forks; silent unless a terminal watches."""
-
-    def __init__(self, seconds: float | None) -> None:
-        console = Console(stderr=True)
-        self._seconds = seconds
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
-
-    def __enter__(self) -> _Progress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, status: Status) -> None:
-        """Draw how far it is."""
-        if self._live is None:
-            return
-        rate = status.trials / max(status.seconds, 0.001)
-        left = [
-            (status.count - status.trials) / max(rate, 0.001) if status.count is not None else None,
-            self._seconds - status.seconds if self._seconds is not None else None,
-        ]
-        parts = [
-            f"{status.trials:,} trials",
-            f"{rate:,.0f}/s",
-            f"{max(0, min(each for each in left if each is not None)):,.0f} s left",
-            f"{status.findings} findings" if status.findings else "",
-        ]
-        self._live.update(Text("  ".join(filter(None, parts)), style="cyan", no_wrap=True), refresh=True)
+def _show(line: Line, status: Status, seconds: float | None) -> None:
+    """Draw how far it is."""
+    shares = [status.trials / status.count if status.count is not None else 0.0]
+    if seconds is not None:
+        shares.append(status.seconds / seconds)
+    line.show(
+        f"damaging {status.trials:,} trials",
+        f"{status.trials / max(status.seconds, 0.001):,.0f}/s",
+        f"{status.findings} findings" if status.findings else "",
+        done=max(shares),
+        facts=status,
+    )
 
 
 def _replay(path: Path, *, as_json: bool) -> int:
@@ -166,7 +144,7 @@ def _replay(path: Path, *, as_json: bool) -> int:
             "damage": finding.words,
             "problems": [each._asdict() for each in problems],
         }
-        click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
+        print_json(answer)
         return EXIT_CODES[outcome]
     console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
     console.print(Text(f"{finding.subject.name}, {finding.phase} ({finding.io}): {finding.words}"))

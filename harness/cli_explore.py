@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import cli_powerloss, planted
+from harness import cli_completion, cli_powerloss, cli_report, planted
 from harness import explore as exploring
 from harness import explore_finish as finishing
-from harness import replay as replaying
 from harness import shrink as shrinking
-from harness.cli_base import RUNS, STYLES, Line, print_json
+from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
 from harness.errors import UsageError
 from harness.explore_finish import Workshop, memory
 from harness.explore_job import STRATEGIES, Options
@@ -31,17 +30,19 @@ from harness.powerloss.loss import is_loss
 from harness.scenario import Scenario
 from harness.scenarios import EXHAUSTIVE, GENERAL, SCENARIOS
 from harness.verdict import EXIT_CODES, Outcome
+from harness.viewer import of_explore
 
 SECONDS: Final = 30.0
 
 
-def _showing(line: Line) -> Callable[[Status], None]:
-    """What draws on ``line`` how far exploring is."""
+def _showing(line: Line, changes: dict[str, Any]) -> Callable[[Status], None]:
+    """What draws on ``line`` how far exploring is, of what ``changes`` of the options ask for."""
 
     def show(status: Status) -> None:
         counts = status.counts
         if status.phase != "exploring":
-            line.show(f"{status.phase} {status.elapsed_s:5.1f} s", status.scenario, status.note)
+            words = f"{status.phase} {status.elapsed_s:5.1f} s", status.scenario, status.note
+            line.show(*words, facts=status)
             return
         line.show(
             f"{status.phase} {status.elapsed_s:5.1f} s",
@@ -52,9 +53,21 @@ def _showing(line: Line) -> Callable[[Status], None]:
             f"coverage {status.coverage:.1%}",
             f"{status.failures} failures" if status.failures else "",
             status.scenario,
+            done=_share(changes, status),
+            facts=status,
         )
 
     return show
+
+
+def _share(asked: dict[str, Any], status: Status) -> float | None:
+    """The part of what was asked for that is done, by whichever limit is nearest; none without a limit."""
+    reached = {
+        "seconds": status.elapsed_s,
+        "schedules": status.counts.schedules,
+        "until_coverage": status.coverage,
+    }
+    return max((reached[name] / asked[name] for name in reached if asked.get(name)), default=None)
 
 
 @click.command(
@@ -63,7 +76,11 @@ def _showing(line: Line) -> Callable[[Status], None]:
 )
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="[default: mixed: random and pct in turn]")
 @click.option(
-    "--scenario", "scenarios", default="", help="Comma separated; see --list.  [default: all general ones]"
+    "--scenario",
+    "scenarios",
+    default="",
+    shell_complete=cli_completion.SCENARIOS,
+    help="Comma separated; see --list.  [default: all general ones]",
 )
 @click.option("--list", "listed", is_flag=True, help="List the scenarios and do nothing else.")
 @click.option("--seconds", type=float, help="[default: 30, without a limit where another one is given]")
@@ -83,10 +100,15 @@ def _showing(line: Line) -> Callable[[Status], None]:
     type=click.Path(path_type=Path, file_okay=False),
     help="Go on in this run directory, with its options.",
 )
-@click.option("--bug", default="", help="Plant a known bug in kvs first, to see what a failure looks like.")
+@click.option(
+    "--bug",
+    default="",
+    shell_complete=cli_completion.PLANTED,
+    help="Plant a known bug in kvs first, to see what a failure looks like.",
+)
 @click.option("--no-shrink", is_flag=True, help="Leave a failure as it was found.")
 @click.option("--keep-going", is_flag=True, help="Do not end at the first violation; keep one of each kind.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@json_options("what came of it")
 def explore(listed: bool, as_json: bool, out: Path | None, resumed: Path | None, **given: Any) -> int:
     """Explore schedules: which process moves when, and who is killed where, until a violation is found.
 
@@ -104,16 +126,17 @@ def explore(listed: bool, as_json: bool, out: Path | None, resumed: Path | None,
                 raise UsageError("--out: what is resumed stays in its directory")
             if changes.keys() & {"schedules", "until_coverage"}:
                 changes.setdefault("seconds", None)
-            explored = exploring.resume(resumed, changes, command=command, show=_showing(line))
+            explored = exploring.resume(resumed, changes, command=command, show=_showing(line, changes))
         else:
             unlimited = changes.keys() & {"schedules", "until_coverage"}
             defaults = {"seed": secrets.randbits(32), "seconds": None if unlimited else SECONDS}
-            options = Options(**defaults | changes)
-            explored = exploring.explore(options, out=out or RUNS, command=command, show=_showing(line))
+            options, show = Options(**defaults | changes), _showing(line, defaults | changes)
+            explored = exploring.explore(options, out=out or RUNS, command=command, show=show)
+    page = cli_report.leave_page(of_explore.facts_of_explored(explored))
     if as_json:
         print_json({**msgspec.to_builtins(explored), "pages": _pages(explored)})
     else:
-        _print(explored)
+        _print(explored, page)
     return explored.exit_code
 
 
@@ -168,58 +191,13 @@ def describe(scenario: Scenario) -> str:
     return words + (f", and the {scenario.lost} is lost in the end" if scenario.lost else "")
 
 
-@click.command(
-    epilog="\b\nExample:\n  harness replay results/runs/2026-03-01T12-00-00-9f3c-explore/failure-1.json"
-)
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--times", type=click.IntRange(1), default=replaying.TIMES, show_default=True)
-@click.option("--simulated", is_flag=True, help="Greenlets in one process, instead of processes and SIGKILL.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For where FILE does not fit."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print what was seen as JSON.")
-def replay(file: Path, times: int, simulated: bool, seed: int, as_json: bool) -> int:
-    """Play the schedule of a failure again, over real processes with a real SIGKILL at the chosen point.
-
-    If the schedule does not fit the store any more, it is said where and why, and a seeded fallback goes on.
-    Of a failure of `harness powerloss` the image is made again, recovered and judged, in a process of its own.
-
-    Exit code 1 if any violation was seen, 3 if something else than the recording was played and nothing was seen.
-    """
-    if is_loss(file):
-        return cli_powerloss.replay(file, times, as_json=as_json)
-    failure, notes = load(file)
-    done = 0
-    with Line() as line:
-
-        def show(_: replaying.Run) -> None:
-            nonlocal done
-            done += 1
-            line.show(f"replaying  {done} of {times}")
-
-        replays = replaying.replay(failure, notes, times=times, simulated=simulated, seed=seed, show=show)
-    if as_json:
-        print_json({**replays._asdict(), "runs": [run._asdict() for run in replays.runs]})
-        return replays.exit_code
-    console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
-    if failure.message:
-        console.print(Text(f"recorded   {failure.property_name:<11} {failure.message}"))
-    for text in replaying.describe(replays):
-        console.print(Text(f"  {text}"))
-    seen = next((finding for run in replays.runs for finding in run.findings), None)
-    outcome = next(outcome for outcome, code in EXIT_CODES.items() if code == replays.exit_code)
-    sentence = f"{seen.property_name:<11} {seen.message}" if seen else f"{len(replays.runs)} times"
-    console.print(Text.assemble((outcome, STYLES[outcome]), f"  {sentence}"))
-    return replays.exit_code
-
-
 @click.command(epilog="\b\nExample:\n  harness shrink failure-1.json --out smaller.json")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: FILE itself]")
 @click.option(
     "--limit-s", type=click.FloatRange(0, min_open=True), default=shrinking.LIMIT_S, show_default=True
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the smaller failure as JSON.")
+@json_options("the smaller failure")
 def shrink(file: Path, out: Path | None, limit_s: float, as_json: bool) -> int:
     """Make a failure smaller: fewer processes, transactions, keys, kills and steps with the same violation; of a
     failure of `harness powerloss`, fewer things that did not reach the disk.
@@ -236,7 +214,11 @@ def shrink(file: Path, out: Path | None, limit_s: float, as_json: bool) -> int:
         click.echo(f"harness: {file}: {note}", err=True)
     errors = os.memfd_create("harness-errors")
     with Line() as line, memory() as stages:
-        workshop = Workshop(stages, errors, line.show)
+
+        def show(*parts: str) -> None:
+            line.show(*parts, done=line.elapsed_s / limit_s if parts[0] == "shrinking" else None)
+
+        workshop = Workshop(stages, errors, show)
         smaller = finishing.settle(finishing.smaller(failure, workshop, limit_s), out or file, workshop)
     os.close(errors)
     if as_json:
@@ -256,13 +238,17 @@ def survey_bugs(only: Sequence[str], seed: int, *, as_json: bool) -> int:
 
     rows: list[survey.Row] = []
     with Line() as line:
-        for row in survey.survey(only, seed=seed, show=lambda name, status: line.show(name, status.phase)):
+        wanted = only or survey.names()
+
+        def show(name: str, status: Status) -> None:
+            line.show(name, status.phase, done=len(rows) / len(wanted), facts=status)
+
+        for row in survey.survey(only, seed=seed, show=show):
             rows.append(row)
     passed = len(rows) == len(only or survey.names()) and all(row.passed for row in rows)
     if as_json:
         facts = {"command": shlex.join(["harness", *sys.argv[1:]]), "versions": exploring.versions()}
-        text = msgspec.json.encode({"passed": passed, **facts, "rows": rows})
-        click.echo(msgspec.json.format(text, indent=1).decode())
+        print_json({"passed": passed, **facts, "rows": rows})
         return 0 if passed else 1
     table = Table(box=None, pad_edge=False)
     for heading in (
@@ -298,7 +284,7 @@ def survey_bugs(only: Sequence[str], seed: int, *, as_json: bool) -> int:
     return 0 if passed else 1
 
 
-def _print(explored: exploring.Explored) -> None:
+def _print(explored: exploring.Explored, page: Path | None) -> None:
     """The pages, the counts, and the verdict in the last line."""
     console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
     for text in _pages(explored):
@@ -323,6 +309,7 @@ def _print(explored: exploring.Explored) -> None:
         ("not killed", f"at {', '.join(missed)}" if missed and not record.found and not searched else ""),
         ("strategy", f"{options.strategy}, seed {options.seed}, digest {counts.digest}"),
         ("run", explored.directory),
+        ("page", str(page or "")),
         ("resume", f"harness explore --resume {shlex.quote(explored.directory)}"),
     ]
     for name, text in rows:
@@ -330,12 +317,7 @@ def _print(explored: exploring.Explored) -> None:
             console.print(Text(f"{name:<11} {text}"))
     for reason in explored.reasons:
         console.print(Text(f"{'lacks':<11} {reason}"))
-    kinds = len(record.found)
-    sentence = f"{counts.schedules:,} schedules, {counts.kills:,} kills"
-    if kinds:
-        sentence += f", {kinds} kind{'s' * (kinds != 1)} of violation"
-    if explored.interrupted:
-        sentence += ", interrupted"
+    sentence = of_explore.sentence(explored)
     console.print(Text.assemble((explored.outcome, STYLES[explored.outcome]), f"  {sentence}"))
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.cli_base import RUNS, STYLES, Line, print_json
+from harness import cli_completion, cli_report
+from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
 from harness.errors import UsageError
 from harness.explore import versions
 from harness.powerloss import outage, shrinking, table
@@ -24,6 +25,7 @@ from harness.powerloss.loss import Loss, load
 from harness.powerloss.medium import MEDIA
 from harness.powerloss.outage import Record, Status
 from harness.verdict import EXIT_CODES, Outcome
+from harness.viewer import of_powerloss
 
 SECONDS: Final = 30.0
 _EXAMPLE: Final = (
@@ -35,12 +37,14 @@ _EXAMPLE: Final = (
 @click.command(epilog=_EXAMPLE)
 @click.option(
     "--engine",
+    shell_complete=cli_completion.CONFIGURATIONS,
     default="kvs",
     show_default=True,
     help="kvs, or (under strace) sqlite, lmdb, or configurations of these such as sqlite-wal-full; comma separated.",
 )
 @click.option(
     "--scenario",
+    shell_complete=cli_completion.SCENARIOS_AND_LIFE,
     default="",
     help="Comma separated; see `harness explore --list`; and life.  [default: all general]",
 )
@@ -78,8 +82,12 @@ _EXAMPLE: Final = (
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
-    "--bug", default="", help="Plant a known bug in the store first, to see what a failure looks like."
+    "--bug",
+    default="",
+    shell_complete=cli_completion.PLANTED,
+    help="Plant a known bug in the store first, to see what a failure looks like.",
 )
+@click.option("--no-shrink", is_flag=True, help="Leave a failure as it was found.")
 @click.option("--keep-going", is_flag=True, help="Do not end at the first violation.")
 @click.option(
     "--out",
@@ -88,7 +96,7 @@ _EXAMPLE: Final = (
     show_default=True,
     help="Parent of the run's directory.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+@json_options("the record")
 def powerloss(
     engine: str,
     scenario: str,
@@ -101,6 +109,7 @@ def powerloss(
     real: bool,
     jobs: int,
     bug: str,
+    no_shrink: bool,
     keep_going: bool,
     out: Path,
     as_json: bool,
@@ -131,6 +140,7 @@ def powerloss(
         real=real,
         bug=bug,
         keep_going=keep_going,
+        shrink=not no_shrink,
     )
     with Line() as line:
 
@@ -143,21 +153,33 @@ def powerloss(
                 status.scenario,
                 status.note,
                 f"{status.failures} failures" if status.failures else "",
+                done=_share(options, status),
+                facts=status,
             )
 
         command = shlex.join(["harness", *sys.argv[1:]])
         record, directory = outage.cut(options, out=out, command=command, show=show)
+    page = cli_report.leave_page(of_powerloss.facts_of_cuts(record, directory))
     if as_json:
         print_json(record)
     else:
-        _print(record, directory)
+        _print(record, directory, page)
     return outage.exit_code(record)
+
+
+def _share(options: Options, status: Status) -> float | None:
+    """The part of what was asked for that is done; none while what was found is shrunk."""
+    if status.phase != "cutting":
+        return None
+    shares = [status.elapsed_s / options.seconds] if options.seconds else []
+    return max([*shares, status.counts.images / options.images] if options.images else shares, default=None)
 
 
 def _others(
     engines: Sequence[str], images: int | None, seed: int | None, medium: str, out: Path, *, as_json: bool
 ) -> int:
     """Cut other engines, and print what they promise beside what was found."""
+    names = [each.name for engine in engines for each in table.configurations(engine)]
     with Line() as line:
         found, directory = table.survey(
             engines,
@@ -166,8 +188,9 @@ def _others(
             medium=medium,
             out=out,
             command=shlex.join(["harness", *sys.argv[1:]]),
-            show=line.show,
+            show=lambda name, text: line.show(name, text, done=names.index(name) / len(names)),
         )
+    page = cli_report.leave_page(of_powerloss.facts_of_table(found, directory))
     if as_json:
         print_json(found)
         return EXIT_CODES[found.outcome]
@@ -181,14 +204,14 @@ def _others(
             row.configuration, ", ".join(row.promised) or "-", f"{row.images:,}", counts or "nothing", word
         )
     Console(width=None if Console().is_terminal else 120).print(shown)
-    click.echo(f"{'page':<11} {directory / table.PAGE}")
-    sentence = f"{sum(row.images for row in found.rows):,} images of {len(found.rows)} configurations"
-    sentence += ", interrupted" if found.interrupted else ""
+    for path in filter(None, (directory / table.PAGE, page)):
+        click.echo(f"{'page':<11} {path}")
+    sentence = of_powerloss.table_sentence(found)
     Console(soft_wrap=True).print(Text.assemble((found.outcome, STYLES[found.outcome]), f"  {sentence}"))
     return EXIT_CODES[found.outcome]
 
 
-def _print(record: Record, directory: Path) -> None:
+def _print(record: Record, directory: Path, page: Path | None) -> None:
     """The pages, the counts, and the verdict in the last line."""
     console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
     for found in record.found:
@@ -206,35 +229,15 @@ def _print(record: Record, directory: Path) -> None:
         ("medium", f"{options.medium}: {MEDIA[options.medium].meaning}"),
         ("seed", f"{options.seed}"),
         ("run", str(directory)),
+        ("page", str(page or "")),
     ]
     for name, text in rows:
-        console.print(Text(f"{name:<11} {text}"))
+        if text:
+            console.print(Text(f"{name:<11} {text}"))
     for reason in record.reasons:
         console.print(Text(f"{'lacks':<11} {reason}"))
-    sentence = f"{counts.images:,} images, {counts.twice:,} second cuts"
-    if record.found:
-        sentence += f", {len(record.found)} kind{'s' * (len(record.found) != 1)} of violation"
-    if record.interrupted:
-        sentence += ", interrupted"
+    sentence = of_powerloss.sentence(record)
     console.print(Text.assemble((record.outcome, STYLES[record.outcome]), f"  {sentence}"))
-
-
-def replay(file: Path, times: int, *, as_json: bool) -> int:
-    """Make the image of a failure again, recover it ``times`` times, and say what it shows."""
-    loss = load(file)
-    with outage.scratch() as directory:
-        same, findings = shrinking.replay(loss, shrinking.Bench(loss.bug, directory), times)
-    if as_json:
-        print_json({"times": times, "same": same, "findings": findings})
-    else:
-        for finding in findings:
-            click.echo(f"{finding.property_name}: {finding.message}")
-        for words in loss.words:
-            click.echo(words)
-        click.echo(
-            f"reproduced {same}/{times}" if loss.property_name else f"no violation in {times - same}/{times}"
-        )
-    return EXIT_CODES[Outcome.VIOLATION if findings else Outcome.OK]
 
 
 def shrink(file: Path, out: Path | None, limit_s: float, *, as_json: bool) -> int:
@@ -246,7 +249,10 @@ def shrink(file: Path, out: Path | None, limit_s: float, *, as_json: bool) -> in
         raise UsageError(f"{file} does not show its violation of {loss.property_name!r} (any more)")
     with Line() as line:
         smaller: Loss = outage.settle(
-            loss, out or file, lambda text: line.show("shrinking", text), limit_s=limit_s
+            loss,
+            out or file,
+            lambda text: line.show("shrinking", text, done=line.elapsed_s / limit_s),
+            limit_s=limit_s,
         )
     if as_json:
         print_json(msgspec.structs.replace(smaller, trace=msgspec.structs.replace(smaller.trace, events=[])))
@@ -261,7 +267,12 @@ def survey_bugs(only: Sequence[str], seed: int, *, as_json: bool) -> int:
 
     rows: list[survey.Row] = []
     with Line() as line:
-        for row in survey.survey(only, seed=seed, show=lambda name, status: line.show(name, status.phase)):
+        wanted = only or survey.names()
+
+        def show(name: str, status: Status) -> None:
+            line.show(name, status.phase, done=len(rows) / len(wanted), facts=status)
+
+        for row in survey.survey(only, seed=seed, show=show):
             rows.append(row)
     passed = len(rows) == len(only or survey.names()) and all(row.passed for row in rows)
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,7 +27,7 @@ from harness.checkers import (
 )
 from harness.checkers.findings import FINDINGS_MAX
 from harness.checkers.operation import Operation
-from harness.checkers.order import place
+from harness.checkers.order import Order, place
 from harness.checkers.space import Sample
 from harness.errors import HarnessError, HistoryError, UsageError
 from harness.history import (
@@ -265,46 +265,64 @@ class _Joiner:
 
 _NOTHING: Final[dict[str, Any]] = {}
 
+Show = Callable[[str, float], None]
+"""Told what is done now, and which share is done (0 to 1)."""
 
-def judge(run: Run) -> Judgement:
+
+def judge(run: Run, show: Show = lambda *_: None) -> Judgement:
     """Judge a run by every property. Pure: it changes nothing, and the same run gets the same verdict; only where the
-    order has to be inferred may a slower machine, past ``inferred.LIMIT_S``, end in UNKNOWN.
+    order has to be inferred may a slower machine, past ``inferred.LIMIT_S``, end in UNKNOWN. ``show`` is told before
+    each check of what is checked, and which share of the checks is done.
 
     Raises:
         HarnessError: the environment's ``stall_s`` is no number.
     """
     with uncollected():
-        verdicts = _verdicts(run)
+        verdicts = _verdicts(run, show)
     return Judgement(combine("run", verdicts), verdicts)
 
 
-def _verdicts(run: Run) -> list[Verdict]:
+def _verdicts(run: Run, show: Show) -> list[Verdict]:
+    show("order", 0.0)
     order = place(run.operations, dense=run.environment.get("dense_sequences") == "yes")
-    plan, events = run.plan, run.events
-    inferred_too = [] if order.revealed else _inferred(run)
-    verdicts = [
-        atomicity.check(order),
-        *(inferred_too or (isolation.check(order), realtime.check(order))),
-        durability.check(order),
-        resolution.check(order),
-        structure.check(events),
-        liveness.check(
-            run.operations, events, stall_limit_s(run), frozenset(seen.process for seen in run.violations)
-        ),
+    checks = _checks(run, order)
+    verdicts: list[Verdict] = []
+    for number, (what, check) in enumerate(checks, 1):
+        show(what, number / (len(checks) + 1))
+        verdicts += check()
+    verdicts = _add_reported(verdicts, run.violations)
+    return [_blinded(verdict, run.plan.blind) for verdict in verdicts]
+
+
+def _checks(run: Run, order: Order) -> list[tuple[str, Callable[[], list[Verdict]]]]:
+    """What is checked of a run, and how."""
+    plan, events, environment = run.plan, run.events, run.environment
+    broken = frozenset(seen.process for seen in run.violations)
+    checks: list[tuple[str, Callable[[], list[Verdict]]]] = [("atomicity", lambda: [atomicity.check(order)])]
+    if order.revealed:
+        checks.append(("isolation", lambda: [isolation.check(order)]))
+        checks.append(("realtime", lambda: [realtime.check(order)]))
+    else:
+        checks.append(("isolation", lambda: _inferred(run)))
+    checks += [
+        ("durability", lambda: [durability.check(order)]),
+        ("resolution", lambda: [resolution.check(order)]),
+        ("structure", lambda: [structure.check(events)]),
+        ("liveness", lambda: [liveness.check(run.operations, events, stall_limit_s(run), broken)]),
     ]
     if bank.WORKLOAD in plan.workloads:
-        verdicts.append(bank.check(order))
-    if append.WORKLOAD in plan.workloads and not inferred_too:
-        verdicts.append(append.check(order))
-    if run.environment.get("rebuilds") == "yes":
-        verdicts.append(rebuild.check(events, plan.limits.rebuild_s))
-    if run.environment.get("compacts") == "yes":
-        verdicts.append(space.check(run.samples, plan.limits))
-    verdicts.append(traffic.check(run.operations, events, plan, required_points(run), milestones(run)))
+        checks.append(("bank", lambda: [bank.check(order)]))
+    if append.WORKLOAD in plan.workloads and order.revealed:
+        checks.append(("append", lambda: [append.check(order)]))
+    if environment.get("rebuilds") == "yes":
+        checks.append(("rebuild", lambda: [rebuild.check(events, plan.limits.rebuild_s)]))
+    if environment.get("compacts") == "yes":
+        checks.append(("space", lambda: [space.check(run.samples, plan.limits)]))
+    asked = required_points(run), milestones(run)
+    checks.append(("traffic", lambda: [traffic.check(run.operations, events, plan, *asked)]))
     if plan.canary:
-        verdicts.append(canary.check())
-    verdicts = _add_reported(verdicts, run.violations)
-    return [_blinded(verdict, plan.blind) for verdict in verdicts]
+        checks.append(("canary", lambda: [canary.check()]))
+    return checks
 
 
 def _inferred(run: Run) -> list[Verdict]:

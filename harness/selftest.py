@@ -16,7 +16,7 @@ import msgspec
 from harness import campaign, planted
 from harness.errors import UsageError
 from harness.plan import FAULTS, Plan
-from harness.supervisor import Status
+from harness.status import Status
 from harness.verdict import Outcome
 
 LIMIT_S: Final = 30.0

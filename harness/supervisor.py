@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from harness.board import Gauge
 from harness.checkers import rebuild
+from harness.doctor.words import next_step
 from harness.engines.base import Compacting, Engine, Rebuilding
 from harness.errors import HarnessError
 from harness.faults import HOUSEKEEPER, NO_FAULT, Dealer, Fault, Seen, may_hold_lock
@@ -37,6 +38,7 @@ from harness.history import (
     Standstill,
 )
 from harness.plan import Plan
+from harness.status import ROLES, Status, Tally
 from harness.worker import (
     STATUS_OK,
     STATUS_VIOLATION,
@@ -68,19 +70,6 @@ class AbortedError(HarnessError):
     """The user interrupted twice: everything was killed and nothing was judged."""
 
     exit_code = 130
-
-
-class Status(NamedTuple):
-    """What a progress line shows."""
-
-    phase: str
-    elapsed_s: float
-    seconds: float
-    operations: int
-    commits: int
-    kills: int
-    points_covered: int
-    points_required: int
 
 
 def roles(plan: Plan, engine: Engine) -> list[str]:
@@ -131,7 +120,7 @@ class Supervisor:
         self._processes = 0
         self._unresolved: dict[int, list[int]] = {slot: [] for slot in range(len(self._roles) + 1)}
         """For each slot the killed writers that no successor has looked after yet."""
-        self._point_kills: Counter[str] = Counter()
+        self._tally = Tally(scene.engine, plan)
         self._stderr: dict[str, int] = {}
         self._interrupts = 0
         self._started_ns = 0
@@ -155,7 +144,8 @@ class Supervisor:
         try:
             self._alone("setup", lambda who: run_setup(self._scene, who))
             if self.crashed:
-                raise HarnessError(f"the store could not be set up: {self.crashed[0]}")
+                why = f"the store could not be set up: {self.crashed[0]}"
+                raise HarnessError(f"{why}; {next_step(self._scene.plan.engine)}")
             self._campaign()
             self._drain()
             self._alone("final", lambda who: run_final(self._scene, who, self._record, self._gauge.sample))
@@ -303,10 +293,13 @@ class Supervisor:
         code = 0 if number else os.WEXITSTATUS(status)
         at_point = who.fault.kind == "kill-point" and words.standing and not player.killed
         fault = player.killed or ("kill-point" if at_point else "")
-        self._record(Died(who.process, now, number, code, fault, words.point, at_point))
+        died = Died(who.process, now, number, code, fault, words.point, at_point)
+        self._record(died)
+        if code == STATUS_VIOLATION:
+            self._tally.reported(f"{who.role} {who.process}", self._scene.history_path(who.process))
         if fault and number == signal.SIGKILL:
             if fault != "hung":
-                self._point_kills[words.point] += at_point
+                self._tally.killed(who.role, died, self._elapsed_s())
                 self._dealer.killed(
                     words.point,
                     at_point=at_point,
@@ -394,6 +387,7 @@ class Supervisor:
         holder = may_hold_lock(words.point)
         until = now + int(self._dealer.pause_s(holder=holder) * 1e9)
         process = player.assignment.process
+        self._tally.pauses += 1
         player.paused = Paused(process, started, until, words.point if by_itself else "", holder)
 
     def _continue_paused(self) -> None:
@@ -464,16 +458,24 @@ class Supervisor:
 
     def status(self, phase: str) -> Status:
         """Where the run is now, or was at its end."""
-        plan = self._scene.plan
+        tally, playing = self._tally, [player.assignment.role for player in self._players.values()]
+        lacking = tally.lacking()
         return Status(
             phase,
             self._elapsed_s(),
-            plan.seconds,
+            self._scene.plan.seconds,
             sum(slot.operations for slot in self._board.slots),
             self._board.commits,
             self._dealer.kill_count,
-            sum(self._point_kills[point] >= plan.limits.point_kills_min for point in self._required),
-            len(self._required),
+            len(tally.required) - len(lacking),
+            len(tally.required),
+            lacking,
+            {role: playing.count(role) for role in ROLES if role in self._roles},
+            dict(tally.kills_by_fault),
+            tally.last_kill,
+            tally.pauses,
+            self._board.disk_bytes,
+            tally.violation,
         )
 
     def _stderr_path(self, who: Assignment) -> Path:

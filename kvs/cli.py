@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 import kvs
-from kvs import cli_transfer
+from kvs import cli_completion, cli_transfer
 from kvs.cli_base import (
     EXIT_CODES,
     EXIT_NEGATIVE,
@@ -24,6 +24,7 @@ from kvs.cli_base import (
     Group,
     json_object,
     options,
+    progress,
     show,
     stdout,
 )
@@ -41,6 +42,11 @@ def main() -> None:
     A KEY is 32 hex digits; with --text it is any text, and the key is its xxh3-128 (kvs.key_for). Values are
     bytes: get writes them to stdout as they are, put takes them from stdin. With --json, output is JSON, one
     object a line, with keys and values in hex.
+
+    \b
+    Example:
+      kvs put /srv/cache --text greeting "hello, world"
+      kvs get /srv/cache --text greeting
     """
 
 
@@ -244,7 +250,7 @@ def verify(store: str, *, as_json: bool, io: str, lock_timeout: float, read_only
       kvs verify /srv/cache --read-only --json
     """
     flag = "r" if read_only else "w"
-    with kvs.open(store, flag, io=io, lock_timeout_s=lock_timeout) as opened:
+    with kvs.open(store, flag, io=io, lock_timeout_s=lock_timeout) as opened, progress("verifying"):
         findings = opened.verify()
     unfinished = read_only and any(finding.invariant == "commit.intent_clear" for finding in findings)
     if unfinished:
@@ -272,7 +278,7 @@ def verify(store: str, *, as_json: bool, io: str, lock_timeout: float, read_only
         raise click.exceptions.Exit(EXIT_NEGATIVE)
 
 
-for command in cli_transfer.COMMANDS:
+for command in (*cli_transfer.COMMANDS, cli_completion.completion_of("kvs")):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -33,8 +33,8 @@ Exit codes:
   141  whoever read the output went away"""
 
 Command = Callable[..., Any]
-Progress = Callable[[int], None]
-"""Called with how much is done."""
+Progress = Callable[..., None]
+"""Called with how much is done, and of how much where that was not known before."""
 
 
 class Group(click.Group):
@@ -90,19 +90,37 @@ def stdout() -> BinaryIO:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None) -> Iterator[Progress | None]:
-    """Show on stderr how many of ``total`` keys are done, if somebody looks: it is a terminal."""
+def progress(what: str, total: int | None = None) -> Iterator[Progress | None]:
+    """Show on stderr how much of ``total`` is done and how long the rest will take, if it is a terminal. While no total
+    is known, show that something is going on, and for how long.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+
+        def told(done: int, of: int | None = total) -> None:
+            bar.update(task, completed=done, total=of, description=f"{what} {done:,}")
+
+        yield told
 
 
 def show(fields: dict[str, Any]) -> None:

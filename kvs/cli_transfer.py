@@ -228,10 +228,10 @@ def compact(store: str, *, min_dead: float, as_json: bool, io: str, lock_timeout
     """
     with (
         open_store(store, "w", io=io, lock_timeout_s=lock_timeout) as opened,
-        progress("compacting", None),
+        progress("compacting") as done,
     ):
         before = opened.stat()["disk_bytes"]
-        compacted = opened.compact(min_dead=min_dead)
+        compacted = opened.compact(min_dead=min_dead, progress=done)
         after = opened.stat()["disk_bytes"]
     _told(as_json, disk_bytes_before=before, disk_bytes_after=after, **compacted._asdict())
 
@@ -259,7 +259,7 @@ def recover(damaged: Path, new: Path, *, as_json: bool) -> None:
             return
         json_object(**_plain(loss))
 
-    with progress("recovering", None) as done:
+    with progress("recovering") as done:
         found = salvage.recover(
             damaged, new, lambda path, properties: _maker(properties, 0)(path), report, done
         )

@@ -16,7 +16,7 @@ from xxhash import xxh3_128_digest
 
 from kvs import backup, inspection, layout, locks, opening, reading, syncpoints
 from kvs.check import Finding
-from kvs.compaction import Compacted
+from kvs.compaction import Compacted, Progress
 from kvs.errors import (
     ClosedStoreError,
     ContentAddressError,
@@ -258,12 +258,12 @@ class Store(MutableMapping[Any, bytes]):
         self._check_usable()
         return inspection.verify(self._view, self._smallfiles, self._writer, log=log)
 
-    def compact(self, *, min_dead: float = 0.0) -> Compacted:
+    def compact(self, *, min_dead: float = 0.0, progress: Progress | None = None) -> Compacted:
         """Give the room of what nobody can read any more back to the file system, while everybody goes on.
 
-        What is still referenced in the smallfiles whose dead share is at least ``min_dead`` (0 to 1) is copied
-        together, holes are punched where it was, and files that are wholly dead are removed. Removed keys are
-        forgotten, with their older revisions, once no snapshot can see them. One process compacts at a time.
+        What is still referenced in smallfiles of which at least ``min_dead`` (0 to 1) is dead is copied together, holes
+        are punched where it was, wholly dead files are removed. Removed keys are forgotten, with their older revisions,
+        once no snapshot can see them. One process compacts at a time. ``progress`` is told (done, total) bytes.
 
         Raises:
             ReadOnlyError; LockTimeoutError: another process compacts. StorageFullError: no room for the copies;
@@ -272,7 +272,7 @@ class Store(MutableMapping[Any, bytes]):
         if not 0 <= min_dead <= 1:
             raise ValueError(f"min_dead {min_dead}: from 0 to 1; nothing was done")
         self._usable_writer()
-        return self._upkeep.compact(min_dead)
+        return self._upkeep.compact(min_dead, progress=progress)
 
     def backup(self, path: str | os.PathLike[str]) -> int:
         """Write everything that is acknowledged by now as a new store at ``path``, while everybody goes on. Returns the

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from kvs import compaction, usage
-from kvs.compaction import Compacted
+from kvs.compaction import Compacted, Progress
 from kvs.errors import Error
 from kvs.generations import Generations
 from kvs.smallfile import Smallfiles
@@ -38,7 +38,9 @@ class Upkeep:
         self._compact_at = compact_at
         self._pending_bytes = _LOOK_EVERY_BYTES
 
-    def compact(self, min_dead: float, *, turn_timeout_s: float | None = None) -> Compacted:
+    def compact(
+        self, min_dead: float, *, turn_timeout_s: float | None = None, progress: Progress | None = None
+    ) -> Compacted:
         """One pass; see ``compaction.compact``."""
         return compaction.compact(
             self._directory,
@@ -48,6 +50,7 @@ class Upkeep:
             turn_timeout_s=turn_timeout_s,
             min_dead=min_dead,
             smallfile_bytes=self._smallfile_bytes,
+            progress=progress,
         )
 
     def written(self, byte_count: int) -> None:

@@ -46,11 +46,11 @@ def fail(
     seed: int,
     calls: Sequence[str] = (),
     limit: int | None = None,
-    show: Callable[[str], None] = lambda _: None,
+    show: Callable[[str, float], None] = lambda *_: None,
 ) -> Iterator[Failed]:
     """Run transactions on every configuration that ``engines`` name while calls fail, and yield what came of each run
     in which one did. Everything that was told must be there, whole. Only these ``calls`` fail (or all that can), in at
-    most ``limit`` runs.
+    most ``limit`` runs. ``show`` is told of each, and which share was done before it.
 
     Raises:
         UsageError: there is no such engine.
@@ -69,8 +69,8 @@ def fail(
         if not calls or call in calls
     ]
     with outage.scratch() as scratch:
-        for each, call, error, when in runs[:limit]:
-            show(f"{each.name}  {call} {error} {when}")
+        for number, (each, call, error, when) in enumerate(runs[:limit]):
+            show(f"{each.name}  {call} {error} {when}", number / len(runs[:limit]))
             found = _run(each, call, error, when, seed, scratch)
             if found.failed:
                 yield found

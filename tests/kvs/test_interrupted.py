@@ -93,6 +93,7 @@ def _nearly_full(path: Path, what: str, *, durable: bool) -> None:
         store.put_many(dict.fromkeys(range(40), b"before"))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("what", ["rollover", "growth"])
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_rollover_or_a_growth_interrupted_at_any_line_leaves_a_sound_store_and_no_lock(
