@@ -1,41 +1,48 @@
-"""What all tests share: a place for stores."""
+"""What all tests share: a place for stores, and how much of what is large is done in one run."""
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+SHM = Path("/dev/shm")  # noqa: S108 - a directory in memory, where there is one
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--torture-seed", type=int, default=None, help="Seed of the torture tests (default: random)."
-    )
+    parser.addoption("--thorough", action="store_true", help="All of what one run does only a share of.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the seed once, before xdist hands the options to its workers."""
-    if config.option.torture_seed is None:
-        config.option.torture_seed = secrets.randbits(32)
+    config.addinivalue_line(
+        "markers", "share(n): every n-th of these parameters a run, by the torture's seed."
+    )
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"torture seed: {config.option.torture_seed} (--torture-seed)"
-
-
-@pytest.fixture
-def torture_seed(request: pytest.FixtureRequest) -> int:
-    """The seed of this session's torture, printed with a failure."""
-    seed = int(request.config.option.torture_seed)
-    print(f"torture seed: --torture-seed {seed}")
-    return seed
-
-
-SHM = Path("/dev/shm")  # noqa: S108 - a directory in memory, where there is one
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test with the marker ``share(n)`` each run does every n-th parameter, others with another seed; with
+    ``--thorough``, or where tests are named one by one, it does them all.
+    """
+    if config.option.thorough or any("::" in argument for argument in config.args):
+        return
+    groups: dict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("share"):
+            groups[item.path, getattr(item, "originalname", item.name)].append(item)
+    left_out = set()
+    for group in groups.values():
+        marker = group[0].get_closest_marker("share")
+        assert marker
+        (every,) = marker.args
+        first = config.option.torture_seed % every
+        left_out |= {item for number, item in enumerate(group) if number % every != first and len(group) > 1}
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
 
 
 @pytest.fixture

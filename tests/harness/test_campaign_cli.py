@@ -56,6 +56,7 @@ def test_a_campaign_against_sqlite_ends_in_ok_and_saves_everything(out: Path, st
         "space.jsonl",
         "verdict.json",
         "report.md",
+        "report.html",
     }
     assert list(store_dir.iterdir()) == []
     facts = json.loads((run_dir / "environment.json").read_text())

@@ -109,6 +109,7 @@ def test_what_is_no_coverage_is_refused() -> None:
         Coverage.from_data({"meetings": [1]})
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["two-writers", "collision"])
 def test_exploring_meets_nothing_that_all_schedules_together_do_not(name: str) -> None:
     """A meeting outside would be an order that the search believes impossible, or the same as another."""
@@ -177,6 +178,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_all_schedules_show_a_planted_bug(bug: str) -> None:
     """In a process of its own: a planted bug stays."""

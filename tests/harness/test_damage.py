@@ -233,13 +233,17 @@ def test_what_a_process_dies_of_is_seen_and_the_campaign_goes_on(
     plant: Callable[..., None],
     kind: str,
 ) -> None:
-    monkeypatch.setattr(crew, "CPU_LIMIT_S", 0.1)
+    if (
+        plant is for_ever
+    ):  # the others need all their time, of which another process on the machine may take some
+        monkeypatch.setattr(crew, "CPU_LIMIT_S", 0.1)
     monkeypatch.setattr(reading, "damaged", plant)
     report = campaign.campaign(seed=3, count=20, workers=2, out=tmp_path, names=("plain",))
     assert report.outcome is Outcome.VIOLATION
     assert report.trials == 20 == report.total.trials
     assert any(each.startswith(kind) for each in report.kinds)
-    finding = campaign.load(Path(report.files[0]))
+    found = [campaign.load(Path(file)) for file in report.files]
+    finding = next(each for each in found if each.kind.startswith(kind))
     assert campaign.replay(finding)[0].kind.startswith(kind)
     monkeypatch.undo()
     assert campaign.replay(finding) == [], "it was the plant"

@@ -54,6 +54,7 @@ def assert_shown(evidence: Evidence, where: str) -> None:
         assert edge.because.endswith("."), where
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_rw_register_agrees_with_all_orders_at_every_level(chunk: int) -> None:
     budget = Budget()
@@ -91,6 +92,7 @@ def assert_both_frequent(seen: Counter[tuple[str, bool]]) -> None:
             assert seen[name, verdict] >= rare * HISTORIES, f"{name} is {verdict} too seldom"
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_list_append_agrees_with_all_orders_at_every_level(chunk: int) -> None:
     """What satisfies a property is checked in one go, side by side: histories without common keys or processes, one

@@ -111,6 +111,7 @@ def test_every_bug_that_power_cuts_are_to_show_has_a_quick_scenario() -> None:
     assert len(QUICK) >= 7
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("bug", QUICK)
 def test_a_planted_bug_is_found_shrunk_and_shown_again(bug: str, tmp_path: Path) -> None:
     scenario, images = QUICK[bug]

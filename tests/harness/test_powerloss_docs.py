@@ -215,12 +215,12 @@ def shape(page: list[str]) -> list[str]:
     return [re.sub(r"\d+", "#", re.sub(r"results/runs/\S+-powerloss/", "RUN/", line)) for line in page]
 
 
-def test_the_failure_that_the_front_page_shows_is_what_is_printed_and_can_be_repeated_and_shrunk(
+def test_the_failure_that_the_page_shows_is_what_is_printed_and_can_be_repeated_and_shrunk(
     tmp_path: Path,
 ) -> None:
     (shown,) = (
         block
-        for block in re.findall(r"^```console\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+        for block in re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
         if block.startswith("$ harness powerloss")
     )
     prompt, *expected = shown.splitlines()

@@ -52,6 +52,7 @@ def test_a_planted_anomaly_is_found_among_100_transactions_and_nothing_else(name
         assert found(name, events) == expected(name, anomaly), seed
 
 
+@pytest.mark.share(4)
 @CASES
 def test_a_planted_anomaly_is_found_among_100_000_transactions_and_nothing_else(
     name: str, anomaly: str
