@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections import defaultdict
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: or every collection of garbage, of which the stages make many, looks at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

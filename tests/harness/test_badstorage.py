@@ -43,6 +43,7 @@ def test_the_store_as_it_is_copes_with_a_seeded_choice_of_faults(torture_seed: i
     assert report.planned > 1000
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_failed_sync_loses_nothing_acknowledged(variant: str, torture_seed: int) -> None:
     calls = ["fdatasync"]
@@ -108,6 +109,7 @@ def test_no_room_that_is_not_said_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert sessions.BLOCKS in properties(report)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("variant", ["append", "append-durable"])
 def test_a_short_write_that_is_not_continued_is_found_and_replayed(
     monkeypatch: pytest.MonkeyPatch, variant: str

@@ -187,6 +187,7 @@ def test_all_schedules_show_a_planted_bug(bug: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "where", ["harness.oracle.Judge.findings", "harness.stepped.simulated.Simulated.step"]
 )
@@ -233,6 +234,7 @@ def ends(stage: Simulated, watch: Watch, preemptions: int | None) -> set[str]:
     return found
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("scenario", "preemptions"),
     [

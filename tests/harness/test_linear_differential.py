@@ -21,6 +21,7 @@ HISTORIES = 20_000 // CHUNKS
 MODELS = [REGISTER, CAS_REGISTER, KV_APPEND, MUTEX]
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_the_search_agrees_with_the_definition(

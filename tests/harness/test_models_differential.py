@@ -30,6 +30,7 @@ MODELS: dict[str, tuple[Model, Definition, Callable[[int], list[Op]]]] = {
 }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_agrees_with_its_definition_on_random_histories(name: str, chunk: int) -> None:

@@ -55,6 +55,7 @@ def test_what_is_explored_by_default_are_scenarios_in_which_processes_die() -> N
     assert all(SCENARIOS[name].kills for name in GENERAL)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "bug",
     [

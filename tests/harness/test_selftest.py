@@ -145,6 +145,7 @@ def test_a_clean_store_of_which_too_little_was_seen_does_not_pass(out: Path) -> 
     assert "clean: expected OK, got UNKNOWN" in done.stderr
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "bug",
     [

@@ -191,6 +191,7 @@ def test_an_heir_is_a_child_of_the_nursery_and_plays_as_its_parent_did(two: Real
     assert conduct(two, choices((1, 9), (2, 12))) == whole
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["speed", "claims"])
 def test_three_hundred_kills_leave_no_lock_no_process_and_no_growth(name: str) -> None:
     scenario = SCENARIOS[name]

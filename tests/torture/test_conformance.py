@@ -114,7 +114,7 @@ def _inside(one: Any, other: Any) -> str:
     return f":\n  simulated {one}\n  real      {other}"
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("scenario", "chunk"), [(name, chunk) for name, count in CHUNKS.items() for chunk in range(count)]
 )
