@@ -98,7 +98,8 @@ def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[objec
     if not (smallfiles.mapped and smallfiles.integrity) or smallfiles.content_addressed:
         return careful
     words, maps, mask, visible = index.words, smallfiles.maps, index.mask << 7, index.visible_word
-    table = memoryview(index.map)[index.entries :]  # so that a masked hash is an offset in it
+    # So that a masked hash is an offset in it, and its end that of the table.
+    table = memoryview(index.map)[index.entries : index.entries + ((index.mask + 1) << 7)]
     time_words = table.cast("Q")[E_TIME:]  # and an entry's first word the index of its first T
     head, pair = layout.ENTRY_FIRST.unpack_from, layout.ENTRY_PLACE.unpack_from
     slot_hash, digest, location_mask, first_pair = *_HASHES, layout.LOCATION_MASK, 8 * layout.E_PLACE
@@ -107,19 +108,20 @@ def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[objec
     def get(key: Any, default: Any = None) -> Any:
         snapshot = words[visible]
         try:
-            home = entry = slot_hash(key) & mask
+            entry = slot_hash(key) & mask
         except TypeError:
             return careful(key, default)  # an int or a UUID
-        found, time, t1, t2, t3, location, length = head(table, entry)
-        while found != key:
-            if not time:
-                return (
-                    default if snapshot and type(key) is bytes and len(key) == 16 else careful(key, default)
-                )
-            entry = (entry + 128) & mask
-            if entry == home:
-                raise index.overfull()
+        try:
             found, time, t1, t2, t3, location, length = head(table, entry)
+            while found != key:
+                if not time:
+                    if snapshot and type(key) is bytes and len(key) == 16:
+                        return default
+                    return careful(key, default)
+                entry += 128
+                found, time, t1, t2, t3, location, length = head(table, entry)
+        except struct.error:  # the end of the table: the probe goes on at its beginning
+            return careful(key, default)
         ring = 0
         if t1:  # a ring is used from its first place on
             if not t2:
