@@ -142,10 +142,8 @@ def getter(view: Generations, smallfiles: Smallfiles, normalise: Callable[[objec
             reach("read.after_location")
         try:
             stored, owner, value = formats[length](maps[location >> 40], location & location_mask)
-        except (
-            KeyError,
-            struct.error,
-        ):  # a new length, a long value or a removal; not mapped yet; beyond the map
+        except (KeyError, struct.error):
+            # A new length, a long value or a removal; not mapped yet; beyond the map.
             if length <= _FLAT_BYTES_MAX and length not in formats:
                 formats[length] = struct.Struct(f"@16s16s16x{length}s").unpack_from
             return careful(key, default)
