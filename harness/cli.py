@@ -88,13 +88,7 @@ def cli() -> None:
 
 
 @cli.command(epilog=_example("harness run --engine sqlite --workloads bank,append --seconds 20"))
-@click.option(
-    "--engine",
-    default="kvs",
-    show_default=True,
-    shell_complete=cli_completion.ENGINE,
-    help="kvs, sqlite, lmdb, or your own module:Class or path/to/file.py:Class.",
-)
+@cli_completion.engine_option
 @click.option(
     "--workloads",
     default=",".join(WORKLOADS),
@@ -204,13 +198,7 @@ def run(
 
 
 @cli.command(epilog=_example("harness points --engine kvs"))
-@click.option(
-    "--engine",
-    default="kvs",
-    show_default=True,
-    shell_complete=cli_completion.ENGINE,
-    help="kvs, sqlite, lmdb, or your own module:Class or path/to/file.py:Class.",
-)
+@cli_completion.engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def points(engine: str, as_json: bool) -> int:
     """List every sync point of an engine with its meaning; those that a campaign must kill at are marked.

@@ -39,13 +39,7 @@ from harness.viewer.facts import Facts
     shell_complete=cli_completion.KINDS,
     help=f"Comma separated, of {', '.join(KINDS)}.  [default: all that the engine has]",
 )
-@click.option(
-    "--engine",
-    default="kvs",
-    show_default=True,
-    shell_complete=cli_completion.ENGINE,
-    help="kvs, sqlite, or your own module:Class.",
-)
+@cli_completion.engine_option
 @click.option(
     "--seed",
     type=click.IntRange(0, (1 << 32) - 1),

@@ -160,6 +160,13 @@ def _formats(_: click.Context) -> Iterable[str]:
 
 
 ENGINE: Final = _engine
+engine_option: Final = click.option(
+    "--engine",
+    default="kvs",
+    show_default=True,
+    shell_complete=ENGINE,
+    help="kvs, sqlite, lmdb, or your own module:Class or path/to/file.py:Class.",
+)
 CONFIGURATIONS: Final = several_of(_configurations)
 WORKLOADS: Final = several_of(_workloads)
 FAULTS: Final = several_of(_faults)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -78,6 +78,9 @@ def checked(options: Options) -> Options:
     return msgspec.structs.replace(options, scenarios=tuple(names))
 
 
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+
+
 def explore(options: Options, *, out: Path, command: str = "", show: Show = lambda _: None) -> Explored:
     """Explore from the beginning, in a new directory under ``out``. Afterwards no process and nothing in memory-backed
     storage is left. Ctrl-C ends it early, with a verdict over what there is.
@@ -111,15 +114,7 @@ def resume(
 
 def load(directory: Path) -> Record:
     """The record of ``directory``. Raises UsageError if there is none that can be read."""
-    path = directory / RECORD
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except OSError as error:
-        raise UsageError(
-            f"{directory} cannot be resumed: {path.name} cannot be read ({error.strerror})"
-        ) from error
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{directory} cannot be resumed: {path.name} makes no sense ({error})") from error
+    return read(directory / RECORD, Record)
 
 
 def _carry_on(record: Record, directory: Path, command: str, show: Show) -> Explored:
@@ -234,6 +229,18 @@ def write(path: Path, record: msgspec.Struct) -> None:
         temporary.rename(path)
     except OSError as error:
         raise HarnessError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read(path: Path, kind: type[_Kind]) -> _Kind:
+    """What ``write`` has written, to go on with it. Raises UsageError if there is nothing that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise UsageError(
+            f"{path.parent} cannot be resumed: {path.name} cannot be read ({error.strerror})"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path.parent} cannot be resumed: {path.name} makes no sense ({error})") from error
 
 
 def new_directory(out: Path, what: str) -> Path:

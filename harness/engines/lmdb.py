@@ -18,11 +18,12 @@ import contextlib
 import os
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.engines.base import Hook, Revision, Value
+from harness.engines.base import Revision, Value
+from harness.engines.simple import SimpleEngine
 from harness.errors import ConflictError, EngineDamagedError, EngineMissingError
 
 try:
@@ -317,7 +318,7 @@ class LmdbSession:
             _give_back(self._directory)
 
 
-class LmdbEngine:
+class LmdbEngine(SimpleEngine):
     """LMDB has no sync points of ours: it is killed and stopped at random times only."""
 
     name = "lmdb"
@@ -326,35 +327,7 @@ class LmdbEngine:
     """LMDB promises no bound. The lock of a dead writer passes on at once, but to anybody who waits: four writers on
     two cores were seen without a commit for half a second."""
 
-    feeders: Mapping[str, Sequence[str]] = {}
-
-    def __init__(self) -> None:
-        self._bug = ""
-
-    def bugs(self) -> Sequence[str]:
-        """``BUGS``."""
-        return tuple(BUGS)
-
-    def points(self) -> Mapping[str, str]:
-        """None."""
-        return {}
-
-    def required_points(self) -> frozenset[str]:
-        """None."""
-        return frozenset()
-
-    def install_hook(self, hook: Hook | None) -> None:
-        """Nothing calls it."""
-
-    def plant(self, bug: str) -> None:
-        """From now on the sessions that this engine opens carry ``bug``, one of ``BUGS``.
-
-        Raises:
-            ValueError: there is no such bug.
-        """
-        if bug not in BUGS:
-            raise ValueError(f"no bug called {bug!r} can be planted in LMDB; there are {', '.join(BUGS)}")
-        self._bug = bug
+    known_bugs = BUGS
 
     def create(self, directory: Path, keys: int) -> None:  # noqa: ARG002 - LMDB grows by itself
         """Make the two files of an empty environment."""
@@ -366,7 +339,7 @@ class LmdbEngine:
 
         A session for reading refuses to write by itself, since it may share an environment with one that writes.
         """
-        return LmdbSession(directory, readonly=readonly, bug=self._bug)
+        return LmdbSession(directory, readonly=readonly, bug=self.bug)
 
     def left_behind(self, directory: Path) -> list[str]:
         """Files that are not LMDB's, readers that are alive, and whether the write lock can be had."""

@@ -166,6 +166,12 @@ class SimpleEngine(abc.ABC):
     """Sync points by name with their meaning. Each is a place in the store's code that calls ``self.hook(name)``, or
     what ``open`` made of ``self.hook``."""
 
+    known_bugs: Mapping[str, str] = {}
+    """Bugs that can be planted, by name with what each of them does wrong."""
+
+    bug: str = ""
+    """The one that is planted."""
+
     hook: Hook = staticmethod(_nothing)
     """What to call at a sync point."""
 
@@ -196,16 +202,19 @@ class SimpleEngine(abc.ABC):
         self.hook = _nothing if hook is None else hook
 
     def bugs(self) -> Sequence[str]:
-        """None."""
-        return ()
+        """The names of ``known_bugs``."""
+        return tuple(self.known_bugs)
 
     def plant(self, bug: str) -> None:
-        """There is none.
+        """From now on ``self.bug`` is ``bug``, and the sessions that this engine opens are to carry it.
 
         Raises:
-            ValueError: always.
+            ValueError: it is none of ``known_bugs``.
         """
-        raise ValueError(f"no bug {bug!r} can be planted in {self.name}")
+        if bug not in self.known_bugs:
+            known = ", ".join(self.known_bugs) or "none"
+            raise ValueError(f"no bug called {bug!r} can be planted in {self.name}; known: {known}")
+        self.bug = bug
 
     def left_behind(self, directory: Path) -> list[str]:  # noqa: ARG002 - nobody looks
         """Nothing, as far as anybody knows."""

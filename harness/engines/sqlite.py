@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from harness.engines.base import Hook, Revision, Value
+from harness.engines.base import Revision, Value
+from harness.engines.simple import SimpleEngine
 from harness.errors import ConflictError, EngineDamagedError
 
 BUGS: Final = {
@@ -266,7 +267,7 @@ class SqliteSession:
         self._idle.clear()
 
 
-class SqliteEngine:
+class SqliteEngine(SimpleEngine):
     """SQLite has no sync points of ours: it is killed and stopped at random times only."""
 
     name = "sqlite"
@@ -275,35 +276,7 @@ class SqliteEngine:
     """SQLite promises no bound; its busy handler sleeps in steps of up to 100 ms and is not fair, so that
     four writers were seen waiting for more than a second on two cores."""
 
-    feeders: Mapping[str, Sequence[str]] = {}
-
-    def __init__(self) -> None:
-        self._bug = ""
-
-    def bugs(self) -> Sequence[str]:
-        """``BUGS``."""
-        return tuple(BUGS)
-
-    def points(self) -> Mapping[str, str]:
-        """None."""
-        return {}
-
-    def required_points(self) -> frozenset[str]:
-        """None."""
-        return frozenset()
-
-    def install_hook(self, hook: Hook | None) -> None:
-        """Nothing calls it."""
-
-    def plant(self, bug: str) -> None:
-        """From now on the sessions that this engine opens carry ``bug``, one of ``BUGS``.
-
-        Raises:
-            ValueError: there is no such bug.
-        """
-        if bug not in BUGS:
-            raise ValueError(f"no bug called {bug!r} can be planted in SQLite; there are {', '.join(BUGS)}")
-        self._bug = bug
+    known_bugs = BUGS
 
     def create(self, directory: Path, keys: int) -> None:  # noqa: ARG002 - SQLite grows by itself
         """Make the two tables; the journal mode is kept in the file."""
@@ -319,7 +292,7 @@ class SqliteEngine:
 
     def open(self, directory: Path, *, readonly: bool = False) -> SqliteSession:
         """Open the file; a log that dead processes left behind is recovered by the first read."""
-        return SqliteSession(directory / _FILE_NAME, readonly=readonly, bug=self._bug)
+        return SqliteSession(directory / _FILE_NAME, readonly=readonly, bug=self.bug)
 
     def left_behind(self, directory: Path) -> list[str]:
         """Whether the write lock can be had at once."""

@@ -19,7 +19,7 @@ import msgspec
 from harness import errand
 from harness.errand import EXPLORE, RUN, Errand, Result
 from harness.errors import HarnessError, HistoryError, UsageError
-from harness.explore import write
+from harness.explore import read, write
 
 PLAN: Final = "fleet.json"
 LEDGER: Final = "ledger.jsonl"
@@ -185,12 +185,4 @@ def save(plan: Plan, directory: Path) -> None:
 
 def load(directory: Path) -> Plan:
     """The plan of ``directory``. Raises UsageError if there is none that can be read."""
-    path = directory / PLAN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except OSError as error:
-        raise UsageError(
-            f"{directory} cannot be resumed: {path.name} cannot be read ({error.strerror})"
-        ) from error
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{directory} cannot be resumed: {path.name} makes no sense ({error})") from error
+    return read(directory / PLAN, Plan)

@@ -153,7 +153,10 @@ def test_an_engine_without_open_cannot_be_made(tmp_path: Path) -> None:
         engines.load(f"{tmp_path / 'mine.py'}:Mine")
 
 
-def test_no_bug_can_be_planted_in_a_simple_engine() -> None:
+def test_only_a_bug_that_an_engine_knows_can_be_planted_in_it() -> None:
+    counting = Counting()
+    assert list(counting.bugs()) == ["off-by-one"]
+    assert (counting.plant("off-by-one"), counting.bug, Counting.bug) == (None, "off-by-one", "")
     engine = engines.load(f"{DATA / 'log_engine.py'}:LogEngine")
     assert list(engine.bugs()) == []
     with pytest.raises(ValueError, match="LogEngine"):
@@ -169,6 +172,7 @@ class Counting(SimpleEngine):
     """An engine with a sync point, and sessions that can only be looked at."""
 
     name = "counting"
+    known_bugs: Mapping[str, str] = {"off-by-one": "it counts from 0"}
     sync_points: Mapping[str, str] = {"commit.after_lock": "the lock is held"}
 
     def open(self, directory: Path, *, readonly: bool = False) -> Looking:
