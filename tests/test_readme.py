@@ -111,6 +111,31 @@ def test_every_command_exists_and_takes_these_options(page: str) -> None:
         assert shown.exit_code == 0, shown.output
 
 
+def options(command: click.Command) -> set[str]:
+    """Every option of a command and of those below it."""
+    found = {name for parameter in command.params for name in parameter.opts}
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return found.union(*map(options, below))
+
+
+OTHERS = {
+    "--editable",
+    "--quiet",
+    "--help",
+    "--torture-out",
+    "--torture-seconds",
+    "--torture-seed",
+    "--thorough",
+}
+"""Of pip, of click, and of pytest."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, "harness/CHECKING.md"])
+def test_every_option_that_a_page_names_is_one(page: str) -> None:
+    known = OTHERS.union(*map(options, COMMANDS.values()))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text(page))) <= known
+
+
 def test_the_python_example_runs_and_the_commands_after_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
