@@ -45,6 +45,8 @@ _PROPERTY: Final = "torture"
 _SEED: Final = "torture_seed"
 _EACH: Final = "torture_each"
 _PASSED: Final = pytest.StashKey[bool]()
+_WORDS: Final = pytest.StashKey[str]()
+"""Why a test had to fail: an explanation of many lines, of which the first one says the most."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,11 +86,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember that a test passed, for the fixture that decides what stays."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test passed, for the fixture that decides what stays.
+
+    Explain a failure once: on CI, where ``CI`` is set, pytest's summary would repeat the whole of it.
+    """
     report = yield
     if report.when == "call":
         item.stash[_PASSED] = report.passed
+    words = item.stash.get(_WORDS, None)
+    if words is not None and call.excinfo is not None and str(call.excinfo.value) == words:
+        told = call.excinfo.getrepr(style="value", tbfilter=False)
+        if told.reprcrash is not None:
+            told.reprcrash.message = words.partition("\n")[0]
+        report.longrepr = told
     return report
 
 
@@ -238,6 +251,7 @@ class Torture:
         except (HarnessError, OSError) as error:
             words = f"torture failed by itself, no store is to blame: {error}\n{self._seeds(told)}"
         if words:
+            self._item.stash[_WORDS] = words
             pytest.fail(words, pytrace=False)
         return result
 

@@ -130,6 +130,35 @@ def test_ctrl_c_ends_a_run_early_with_a_verdict_and_leaves_no_process(out: Path)
     assert not any(is_alive(pid) for pid in worker_pids(run_dir))
 
 
+def test_housekeepers_die_in_the_middle_of_their_chores_and_nobody_else_is_told_to_wait_there(
+    out: Path,
+) -> None:
+    """It is not said when: the run ends once it has happened."""
+    engine = TOY.replace("ToyEngine", "KeepingEngine")
+    running = start(
+        *("run", "--engine", engine, "--workloads", SMALL, "--seconds", 600, "--out", out), cwd=out.parent
+    )
+    wait_for(lambda: has_mark(out, "start"), "started")
+    run_dir = only_run(out)
+
+    def died_at(point: str) -> list[str]:
+        events = run_events(run_dir)
+        roles = {event.process: event.role for event in events if isinstance(event, Spawned)}
+        return [
+            roles[event.process]
+            for event in events
+            if isinstance(event, Died) and event.at_point and event.point == point
+        ]
+
+    wait_for(lambda: len(died_at("compact.after_lock")) >= 2, "two deaths in the middle of a chore")
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode in (0, 3), stderr
+    assert set(died_at("compact.after_lock")) == {"housekeeper"}
+    events = [event for event in run_events(run_dir) if isinstance(event, Spawned)]
+    assert {event.role for event in events if event.point == "compact.after_lock"} == {"housekeeper"}
+
+
 def test_a_second_ctrl_c_ends_at_once_without_a_verdict_and_leaves_no_process(out: Path) -> None:
     """After the first, the run waits for workers that hang; a second Ctrl-C must not wait."""
     hanging = TOY.replace("ToyEngine", "HangingEngine")

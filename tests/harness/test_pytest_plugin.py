@@ -155,7 +155,12 @@ def test_markers_give_defaults_and_options_of_the_command_line_override_everythi
     assert [call["seconds"] for call in nested.calls_in(calls)] == ["0.5", "0.5"]
 
 
-def test_a_verdict_that_is_not_ok_fails_the_test_unless_it_says_otherwise(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_verdict_that_is_not_ok_fails_the_test_unless_it_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("BUILD_NUMBER", raising=False)
     unknown = (3, nested.judged("UNKNOWN", realtime=("UNKNOWN", "too large")), "")
     violation = (1, nested.judged("VIOLATION", bank=("VIOLATION", "91 appeared")), "")
     nested.without_command(
@@ -182,6 +187,8 @@ def test_a_verdict_that_is_not_ok_fails_the_test_unless_it_says_otherwise(tmp_pa
     lines = done.stdout.splitlines()
     failed = {line.split()[1].partition("::")[2]: line for line in lines if line.startswith("FAILED")}
     assert set(failed) == {"test_unknown", "test_another", "test_violation", "test_usage", "test_harness"}
+    if ci:
+        assert failed["test_violation"].endswith("::test_violation - VIOLATION  bank: 7 operations, 3 kills")
     assert "UNKNOWN  realtime    too large" in lines
     assert "VIOLATION  bank        91 appeared" in lines
     (replay,) = [line for line in lines if line.startswith("replay")]
