@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -100,7 +101,7 @@ def examine(
 ) -> Examination:
     """Make every probe (or ``only`` some, and those that they need) of the engine called ``name``. Its code runs in
     processes of its own, none of which is left, and on stores that are removed. ``show(probe, number, count)`` is
-    called before each. Ctrl-C ends it early; what was found until then stands.
+    called before each. Ctrl-C (or SIGTERM) ends it early; what was found until then stands.
 
     Raises:
         EngineMissingError: there is no such engine.
@@ -109,6 +110,7 @@ def examine(
     reports: list[Report] = []
     interrupted = False
     wanted = _wanted(only)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         show(_LOADED, 0, len(wanted))
         engine, problem = _load(name, place, patience_s)
@@ -125,6 +127,7 @@ def examine(
         ]
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
     return Examination(name, reports, interrupted)
 
 

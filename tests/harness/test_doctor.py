@@ -169,21 +169,25 @@ def test_the_command_refuses_what_it_does_not_know(arguments: list[str], words: 
 
 class MarksAndHangs(SoundEngine):
     def open(self, directory: Path, *, readonly: bool = False) -> None:
-        Path("hanging").write_text(str(os.getpid()))
+        Path("hanging").write_text(f"{os.getpid()} {directory}")
         time.sleep(60)
 
 
-def test_the_command_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_that_is_interrupted_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     process = start("doctor", "test_doctor:MarksAndHangs", "--patience", "60", cwd=tmp_path)
     mark = tmp_path / "hanging"
     deadline = time.monotonic() + PATIENCE_MAX_S
     while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    pid, place = mark.read_text().split()
+    assert Path(place).parent.is_dir()
+    process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE_MAX_S)
     assert (process.returncode, err) == (3, "")
     assert out.splitlines()[-1].startswith("UNKNOWN  test_doctor:MarksAndHangs: interrupted")
-    assert not Path("/proc", mark.read_text()).exists()
+    assert not Path("/proc", pid).exists()
+    assert not any(each.exists() for each in Path(place).parents if each.name.startswith("harness-doctor-"))
 
 
 def test_a_campaign_that_an_adapter_ends_names_the_doctor(tmp_path: Path) -> None:
