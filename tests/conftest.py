@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -19,6 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """What the commands are told by the machine that runs the tests is not for the commands under test."""
+    for name in list(os.environ):
+        if name.startswith("GITHUB_") or name in ("FORCE_COLOR", "NO_COLOR", "PY_COLORS"):
+            del os.environ[name]
     config.addinivalue_line(
         "markers", "share(n): every n-th of these parameters a run, by the torture's seed."
     )
