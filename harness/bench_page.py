@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from harness.bench_report import Beginning, Floor, Grid, Report, at_most, durati
 from harness.checkers.operation import Operation
 from harness.errors import HarnessError
 from harness.history import Died, Hits, Mark, Paused, Read, RunEvent, Spawned, operation_id
+from harness.holding import SPANS
 from harness.judge import Judgement, Run
 from harness.plan import Plan
 from harness.verdict import Finding, Outcome, Verdict, combine
@@ -56,6 +58,8 @@ _GAP_NS: Final = 60_000
 _DEAD: Final = 1.03
 """So much longer a run has to be for its number of operations, because of the dead and of those who open."""
 _TOOK_NS: Final = 240_000
+_REPAIRS_SHARE: Final = 0.02
+"""Of the writes, the share that finish first what a dead process had begun."""
 
 _PRESS: Final = """async (key) => {
   const plot = document.getElementById("plot"), began = performance.now();
@@ -174,12 +178,13 @@ def made_up(operations: int, seed: int) -> tuple[Run, Judgement]:
     until = int(operations / places * (_GAP_NS + _TOOK_NS) * _DEAD)
     events: list[RunEvent] = [Spawned(1, -20_000_000, 1, "setup"), Died(1, -1_000_000, 0), Mark(0, "start")]
     done: list[Operation] = []
+    spans = array("q")
     process = 1
     for role in _ROLES:
         now = 0
         while now < until:
             process += 1
-            now = _live(random, process, role, now, until, events, done)
+            now = _live(random, process, role, now, until, events, done, spans)
     events.sort(key=lambda event: event.time)
     events += [Mark(until, "stop"), Hits(until, dict.fromkeys(_POINTS, operations)), Mark(until, "end")]
     done.sort(key=lambda op: op.invoked)
@@ -197,7 +202,7 @@ def made_up(operations: int, seed: int) -> tuple[Run, Judgement]:
         Verdict("traffic", Outcome.OK, (), {"operations": len(done)}),
     ]
     plan = Plan(seed, seconds=until / 1e9)
-    run = Run(plan, {"engine": "made up"}, done, [], events)
+    run = Run(plan, {"engine": "made up"}, done, [], events, spans=spans)
     return run, Judgement(combine("run", verdicts), verdicts)
 
 
@@ -209,6 +214,7 @@ def _live(
     until: int,
     events: list[RunEvent],
     done: list[Operation],
+    spans: array[int],
 ) -> int:
     """One process from birth to death; when its successor is born."""
     events.append(Spawned(process, now, process, role))
@@ -221,6 +227,10 @@ def _live(
         f: Any = random.choice(("write", "write", "read", "get") if role == "writer" else ("read", "get"))
         end = now + took
         outcome: Any = "info" if end >= death else "fail" if random.random() < 0.02 else "ok"
+        if f == "write" and outcome != "info":
+            spans.extend((process, SPANS.index("lock"), now + took // 2, end - took // 8))
+            if random.random() < _REPAIRS_SHARE:
+                spans.extend((process, SPANS.index("repair"), now + took // 2, now + took * 3 // 4))
         workload = random.choice(("bank", "append", "register"))
         done.append(
             Operation(

@@ -38,9 +38,11 @@ _STOP, _VIOLATION, _DISK = 0, 1, 2
 #            10    bytes that the store needs, as     worker
 #                  its last housekeeping found
 #            11    when it found that, ns             worker
-#            12... hits of each sync point            worker
+#            12    since when it holds the lock that  worker
+#                  commits wait for, ns
+#            13... hits of each sync point            worker
 _PROCESS, _PHASE, _POINT, _STANDING, _STOPPED_AT = range(5)
-_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _RESOLVED, _NEEDED, _NEEDED_AT, _HITS = range(5, 13)
+_OPERATIONS, _COMMITS, _COMMITTED_AT, _BYTES, _RESOLVED, _NEEDED, _NEEDED_AT, _LOCKED_AT, _HITS = range(5, 14)
 
 PHASES: Final = ("none", "opening", "working", "closing", "closed")
 
@@ -118,7 +120,7 @@ class Slot:
     def begin(self, process: int) -> None:
         """Clear what the previous incarnation was doing, before ``process`` is forked to play this slot."""
         self.words[_PROCESS] = process
-        for word in (_PHASE, _POINT, _STANDING, _STOPPED_AT, _RESOLVED):
+        for word in (_PHASE, _POINT, _STANDING, _STOPPED_AT, _RESOLVED, _LOCKED_AT):
             self.words[word] = 0
 
     @property
@@ -163,6 +165,15 @@ class Slot:
     def leave(self) -> None:
         """Said by the worker when it goes on."""
         self.words[_STANDING] = 0
+
+    @property
+    def locked_at_ns(self) -> int:
+        """Since when it holds the lock that commits wait for, 0 if it does not."""
+        return self.words[_LOCKED_AT]
+
+    def set_locked_at(self, now_ns: int) -> None:
+        """Said by the worker when it has the lock, and with 0 when it has it no more."""
+        self.words[_LOCKED_AT] = now_ns
 
     def reach(self, code: int) -> None:
         """Said by the worker at the sync point ``board.points[code]``."""

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from harness.board import Board, Slot
 from harness.engines.base import Hook, Tear
+from harness.holding import Holding
 from harness.plan import Limits
 
 PAUSE_S: Final = (0.020, 0.150)
@@ -152,8 +153,9 @@ def may_hold_lock(point: str) -> bool:
     return point.startswith(_HOLDING) and not point.endswith(_NOT_HOLDING)
 
 
-def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
-    """A hook that counts the hits of every point on ``slot`` and takes ``fault`` when its time has come.
+def hook_for(fault: Fault, board: Board, slot: Slot, holding: Holding | None = None) -> Hook:
+    """A hook that counts the hits of every point on ``slot`` and takes ``fault`` when its time has come; ``holding``
+    notes since when the lock is held.
 
     It marks the slot as standing first, so that the supervisor can tell a victim that died at its point from
     one that died elsewhere. A killed worker does not return from the hook: a signal that a single-threaded
@@ -161,8 +163,15 @@ def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
     """
     codes = {point: code for code, point in enumerate(board.points)}
     reach = slot.reach
+    notes = holding.notes if holding is not None else {}
+
+    def count(point: str, _: Tear | None = None) -> None:
+        reach(codes[point])
+        if point in notes:
+            notes[point]()
+
     if not fault.kind:
-        return lambda point, _=None: reach(codes[point])
+        return count
     target, also = codes[fault.point], {codes[point] for point in fault.also}
     left = fault.hit
     pausing = fault.kind == "pause-point"
@@ -175,6 +184,8 @@ def hook_for(fault: Fault, board: Board, slot: Slot) -> Hook:
         nonlocal again, left
         code = codes[point]
         reach(code)
+        if point in notes:
+            notes[point]()
         if code == target or code in also:
             left = left - 1 if code == target else 0
             if left == 0 and not (pausing and board.stop):

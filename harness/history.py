@@ -75,9 +75,20 @@ class Invoke(msgspec.Struct, tag="invoke", tag_field="type", omit_defaults=True,
     resolves: int = 0
 
 
+class Span(msgspec.Struct, array_like=True, frozen=True):
+    """From ``begin`` to ``end`` the process held the lock that commits wait for (``lock``), or finished what a dead one
+    had begun (``repair``), as far as the store's sync points tell.
+    """
+
+    what: Literal["lock", "repair"]
+    begin: int
+    end: int
+
+
 class Ok(msgspec.Struct, tag="ok", tag_field="type", omit_defaults=True, frozen=True):
     """An operation took effect. ``sequence``: the commit sequence number of a write; for a read, the
-    newest commit that its snapshot includes; ``None`` where the engine reveals none.
+    newest commit that its snapshot includes; ``None`` where the engine reveals none. ``spans``: of this operation, and
+    of what came between the last one and this (of the opening, too); so with ``Fail`` and ``Info``.
     """
 
     process: int
@@ -86,6 +97,7 @@ class Ok(msgspec.Struct, tag="ok", tag_field="type", omit_defaults=True, frozen=
     sequence: int | None = None
     reads: tuple[Read, ...] = ()
     values: dict[str, Any] = {}
+    spans: tuple[Span, ...] = ()
 
 
 class Fail(msgspec.Struct, tag="fail", tag_field="type", omit_defaults=True, frozen=True):
@@ -95,6 +107,7 @@ class Fail(msgspec.Struct, tag="fail", tag_field="type", omit_defaults=True, fro
     index: int
     time: int
     error: str = ""
+    spans: tuple[Span, ...] = ()
 
 
 class Info(msgspec.Struct, tag="info", tag_field="type", omit_defaults=True, frozen=True):
@@ -104,6 +117,7 @@ class Info(msgspec.Struct, tag="info", tag_field="type", omit_defaults=True, fro
     index: int
     time: int
     error: str = ""
+    spans: tuple[Span, ...] = ()
 
 
 class Violation(msgspec.Struct, tag="violation", tag_field="type", omit_defaults=True, frozen=True):
@@ -141,7 +155,8 @@ class Spawned(msgspec.Struct, tag="spawned", tag_field="type", omit_defaults=Tru
 class Died(msgspec.Struct, tag="died", tag_field="type", omit_defaults=True, frozen=True):
     """``process`` was reaped. ``signal`` is what it died of (0: it exited, with ``status``). ``fault`` is
     the fault that the supervisor meant ("" if none), ``point`` the last sync point that it had reached and
-    ``at_point`` whether it died standing there (kill-point) rather than somewhere after it.
+    ``at_point`` whether it died standing there (kill-point) rather than somewhere after it; ``locked``: since when it
+    held the lock that commits wait for, as far as the sync points tell, 0 if it did not.
     """
 
     process: int
@@ -151,6 +166,7 @@ class Died(msgspec.Struct, tag="died", tag_field="type", omit_defaults=True, fro
     fault: str = ""
     point: str = ""
     at_point: bool = False
+    locked: int = 0
 
 
 class Paused(msgspec.Struct, tag="paused", tag_field="type", omit_defaults=True, frozen=True):

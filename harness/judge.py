@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -43,6 +44,7 @@ from harness.history import (
     read_events,
     read_run_events,
 )
+from harness.holding import SPANS
 from harness.plan import Plan
 from harness.verdict import Finding, Outcome, Verdict, combine
 
@@ -73,6 +75,9 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     events: list[RunEvent]
     samples: list[Sample] = []
     """What the store took, in the order of time."""
+    spans: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    """When locks were held and the dead were repaired after: process, ``SPANS.index(what)``, begin and end of each, one
+    after the other, as many times four as there are."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -106,11 +111,11 @@ def load(run_dir: Path) -> Run:
     try:
         events = read_run_events(supervisor_path) if supervisor_path.is_file() else []
         with uncollected():
-            operations, violations = _load_histories(run_dir / "history")
+            operations, violations, spans = _load_histories(run_dir / "history")
         samples = _load_samples(run_dir / "space.jsonl")
     except OSError as error:
         raise HarnessError(f"{run_dir} cannot be read: {error}") from error
-    return Run(plan, environment, operations, violations, events, samples)
+    return Run(plan, environment, operations, violations, events, samples, spans)
 
 
 def _load_samples(path: Path) -> list[Sample]:
@@ -142,7 +147,7 @@ def _decode(path: Path, kind: Any) -> Any:
         raise HarnessError(f"{path} cannot be read: {error}") from error
 
 
-def _load_histories(directory: Path) -> tuple[list[Operation], list[Violation]]:
+def _load_histories(directory: Path) -> tuple[list[Operation], list[Violation], array[int]]:
     """Join every process's events; operations are in the order of their invocation."""
     operations: list[Operation] = []
     violations: list[Violation] = []
@@ -151,7 +156,7 @@ def _load_histories(directory: Path) -> tuple[list[Operation], list[Violation]]:
         joiner.add(read_events(path), str(path), operations, violations)
     operations.sort(key=attrgetter("invoked"))
     violations.sort(key=attrgetter("time"))
-    return operations, violations
+    return operations, violations, joiner.spans
 
 
 def join(histories: Iterable[Iterable[Event]]) -> list[Operation]:
@@ -176,6 +181,8 @@ class _Joiner:
         self._names: dict[str, str] = {}
         self._lists: dict[str, list[Any]] = {}
         self._items: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.spans = array("q")
+        """As in ``Run``."""
 
     def add(
         self,
@@ -201,6 +208,8 @@ class _Joiner:
             if invoke is None or invoke.process != event.process:
                 raise HistoryError(f"operation {event.index} completes without being invoked", path, line)
             operations.append(self._operation(invoke, event))
+            for span in event.spans:
+                self.spans.extend((event.process, SPANS.index(span.what), span.begin, span.end))
         operations.extend(self._operation(invoke, None) for invoke in pending.values())
 
     def _operation(self, invoke: Invoke, completion: Ok | Fail | Info | None) -> Operation:

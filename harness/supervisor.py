@@ -293,7 +293,8 @@ class Supervisor:
         code = 0 if number else os.WEXITSTATUS(status)
         at_point = who.fault.kind == "kill-point" and words.standing and not player.killed
         fault = player.killed or ("kill-point" if at_point else "")
-        died = Died(who.process, now, number, code, fault, words.point, at_point)
+        locked = words.locked_at_ns if number and may_hold_lock(words.point) else 0
+        died = Died(who.process, now, number, code, fault, words.point, at_point, locked)
         self._record(died)
         if code == STATUS_VIOLATION:
             self._tally.reported(f"{who.role} {who.process}", self._scene.history_path(who.process))

@@ -24,7 +24,7 @@ from harness.board import Board, Slot
 from harness.checkers import rebuild
 from harness.engines.base import Compacting, Engine, InDoubtError, Rebuilding, Session, Snapshot
 from harness.errors import ConflictError, EngineDamagedError
-from harness.faults import NO_FAULT, Fault, hook_for
+from harness.faults import HOUSEKEEPER, NO_FAULT, Fault, hook_for
 from harness.history import (
     Fail,
     HistoryWriter,
@@ -39,6 +39,7 @@ from harness.history import (
     operation_id,
     unfinished,
 )
+from harness.holding import Holding
 from harness.plan import Plan
 from harness.workloads import keys_max
 from harness.workloads.base import Act, Anomaly, Done, Workload, in_snapshot
@@ -109,8 +110,11 @@ class Leave(Exception):  # noqa: N818 - not an error: the worker has seen a viol
 class Client:
     """Performs acts through one session and writes the history of one process."""
 
-    def __init__(self, process: int, history: HistoryWriter, board: Board, slot: Slot) -> None:
+    def __init__(
+        self, process: int, history: HistoryWriter, board: Board, slot: Slot, holding: Holding | None = None
+    ) -> None:
         self._process = process
+        self._spans = holding.take if holding is not None else tuple
         self._history = history
         self._board = board
         self._slot = slot
@@ -135,18 +139,18 @@ class Client:
         try:
             done = act.body(session, identity)
         except ConflictError as error:
-            self._history.append(Fail(process, index, time.monotonic_ns(), str(error)))
+            self._history.append(Fail(process, index, time.monotonic_ns(), str(error), self._spans()))
             self._slot.completed(None)
             return False
         except InDoubtError as error:
-            self._history.append(Info(process, index, time.monotonic_ns(), str(error)))
+            self._history.append(Info(process, index, time.monotonic_ns(), str(error), self._spans()))
             self._slot.completed(None)
             return True
         except BaseException as error:
             self._failed(act, error)
             raise
         now = time.monotonic_ns()
-        self._history.append(Ok(process, index, now, done.sequence, done.reads, done.values))
+        self._history.append(Ok(process, index, now, done.sequence, done.reads, done.values, self._spans()))
         self._slot.completed(now if act.f == "write" else None)
         return True
 
@@ -154,9 +158,12 @@ class Client:
         now = time.monotonic_ns()
         if isinstance(error, Anomaly) and error.reads and act.f == "read":
             # A whole view that cannot be is evidence for the checkers, too.
-            self._history.append(Ok(self._process, self._index, now, error.sequence, error.reads))
+            self._history.append(
+                Ok(self._process, self._index, now, error.sequence, error.reads, spans=self._spans())
+            )
         else:
-            self._history.append(Info(self._process, self._index, now, f"{type(error).__name__}: {error}"))
+            words = f"{type(error).__name__}: {error}"
+            self._history.append(Info(self._process, self._index, now, words, self._spans()))
         self.report(error)
 
     def report(self, error: BaseException) -> None:
@@ -190,11 +197,12 @@ def run_worker(scene: Scene, assignment: Assignment) -> None:
     """
     slot = scene.board.slots[assignment.slot]
     slot.set_phase("opening")
-    scene.engine.install_hook(hook_for(assignment.fault, scene.board, slot))
+    holding = Holding(slot, scene.board.points) if assignment.role != HOUSEKEEPER else None
+    scene.engine.install_hook(hook_for(assignment.fault, scene.board, slot, holding))
     if scene.plan.bug:
         scene.engine.plant(scene.plan.bug)
     history = HistoryWriter(scene.history_path(assignment.process))
-    client = Client(assignment.process, history, scene.board, slot)
+    client = Client(assignment.process, history, scene.board, slot, holding)
     with _damage_reported(client):
         session = _patient_open(scene.engine, scene.store)
         slot.set_phase("working")

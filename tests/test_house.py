@@ -79,6 +79,7 @@ ROOMS: dict[str, list[str]] = {
         "scenarios",
         "schedule",
         "board",
+        "holding",
         "faults",
         "worker",
         "crew",

@@ -8,6 +8,7 @@
   const SPAN_MIN = 20; // microseconds
   const CATEGORIES = [...data.timeline.kinds, "fail", "info", "bad"];
   const [FAIL, INFO, BAD] = [CATEGORIES.length - 3, CATEGORIES.length - 2, CATEGORIES.length - 1];
+  const DID = { lock: "held the lock", repair: "finished what a dead process had begun," };
   const SAID = { ok: "took effect", fail: "had no effect", info: "not known whether it took effect" };
   const { lanes, kinds, states, outcomes, workloads, violating } = data.timeline; // the first kinds are no operations
   const plot = document.getElementById("plot"), details = document.getElementById("details");
@@ -21,10 +22,10 @@
     return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   }
 
-  function columnsOf(buffer, count) {
+  function columnsOf(buffer, count, widths) {
     const bytes = new Uint8Array(buffer);
     let at = 0;
-    return [4, 4, 4, 4, 1, 1].map((width) => {
+    return widths.map((width) => {
       const column = width === 1 ? new Uint8Array(count) : new Uint32Array(count);
       for (let plane = 0; plane < width; plane++, at += count) {
         for (let i = 0; i < count; i++) column[i] |= bytes[at + i] << (8 * plane);
@@ -33,11 +34,9 @@
     });
   }
 
-  function operationsOf(buffer, lives) {
+  function operationsOf(buffer) {
     const count = data.timeline.count;
-    const [deltas, durations, processes, gaps, codes, loads] = columnsOf(buffer, count);
-    const laneOf = new Uint16Array(1 + lives.reduce((most, life) => Math.max(most, life.process), 0));
-    for (const life of lives) laneOf[life.process] = life.lane;
+    const [deltas, durations, processes, gaps, codes, loads] = columnsOf(buffer, count, [4, 4, 4, 4, 1, 1]);
     const start = new Float64Array(count), end = new Float64Array(count);
     const lane = new Uint16Array(count), index = new Uint32Array(count);
     const sizes = new Uint32Array(lanes.length + 1), last = new Uint32Array(laneOf.length), present = new Uint8Array(kinds.length);
@@ -57,11 +56,33 @@
     return { count, start, end, lane, index, process: processes, code: codes, workload: loads, inLane, first: sizes, present };
   }
 
+  function heldOf(buffer) {
+    // The same of locks and repairs: of each lane, one after the other, so in a row of its own for each of the two.
+    const { count, first: begin, kinds: whats } = data.timeline.held;
+    const [deltas, durations, processes, codes] = columnsOf(buffer, count, [4, 4, 4, 1]);
+    const start = new Float64Array(count), end = new Float64Array(count), row = new Uint32Array(count);
+    const first = new Uint32Array(lanes.length * whats.length + 1), present = new Uint8Array(whats.length);
+    for (let i = 0, now = begin; i < count; i++) {
+      now += deltas[i];
+      start[i] = now;
+      end[i] = now + durations[i];
+      row[i] = laneOf[processes[i]] * whats.length + codes[i];
+      first[row[i] + 1]++;
+      present[codes[i]] = 1;
+    }
+    for (let i = 1; i < first.length; i++) first[i] += first[i - 1];
+    const inLane = new Uint32Array(count), next = first.slice();
+    for (let i = 0; i < count; i++) inLane[next[row[i]]++] = i;
+    return { start, end, process: processes, inLane, first, whats, present };
+  }
+
   plot.classList.add("waiting");
   const told = JSON.parse(new TextDecoder().decode(await inflated("told")));
   const lives = told.lives.map(([process, lane, born, died, role, end]) => ({ process, lane, born, died, role, end }));
   const lifeOf = new Map(lives.map((life) => [life.process, life]));
-  const ops = operationsOf(await inflated("columns"), lives);
+  const laneOf = new Uint16Array(1 + lives.reduce((most, life) => Math.max(most, life.process), 0));
+  for (const life of lives) laneOf[life.process] = life.lane;
+  const ops = operationsOf(await inflated("columns")), held = heldOf(await inflated("held"));
   const [FIRST, UNTIL] = [Math.min(data.timeline.first, 0), data.timeline.until];
 
   const name = (i) => `${ops.process[i]}.${ops.index[i]}`;
@@ -71,12 +92,12 @@
   const badInOrder = [...bad].sort((a, b) => ops.start[a] - ops.start[b]);
   const categoryOf = (i) => (bad.has(i) ? BAD : ops.code[i] % 3 === 2 ? INFO : ops.code[i] % 3 === 1 ? FAIL : kindOf(i));
 
-  function firstInLane(lane, time, ends) {
+  function firstInLane(lane, time, ends, of = ops) {
     // The place in `inLane` of the lane's first operation that ends (or begins) at `time` or later.
-    let [low, high] = [ops.first[lane], ops.first[lane + 1]];
+    let [low, high] = [of.first[lane], of.first[lane + 1]];
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (ends[ops.inLane[middle]] < time) low = middle + 1;
+      if (ends[of.inLane[middle]] < time) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -221,6 +242,30 @@
       marker: { color: colours, line: { color: colours, width: 1 } }, hovertemplate: "%{text}<extra></extra>" };
   }
 
+  function spansIn(lane, from, until) {
+    // Of a lane, when locks were held and the dead were repaired after: places in `held`, with what it is.
+    return held.whats.flatMap((what, code) => {
+      const row = lane * held.whats.length + code;
+      const low = firstInLane(row, from, held.end, held), high = firstInLane(row, until, held.start, held);
+      return Array.from(held.inLane.subarray(low, Math.max(low, high)), (i) => [what, i]);
+    });
+  }
+
+  function holds(from, until) {
+    const base = [], x = [], y = [], colours = [], text = [], palette = Object.fromEntries(held.whats.map((what) => [what, colour(what)]));
+    lanes.forEach((_, lane) => {
+      for (const [what, i] of spansIn(lane, from, until)) {
+        base.push(held.start[i] / 1e6);
+        x.push((held.end[i] - held.start[i]) / 1e6);
+        y.push(lane - 0.4);
+        colours.push(palette[what]);
+        text.push(`process ${held.process[i]} ${DID[what]} for ${took(held.end[i] - held.start[i])}`);
+      }
+    });
+    return { type: "bar", name: "held", orientation: "h", base, x, y, width: 0.13, text, textposition: "none", customdata: base.map(() => -1),
+      marker: { color: colours, line: { color: colours, width: 0.8 } }, hovertemplate: "%{text}<extra></extra>" };
+  }
+
   function shapes(from, until) {
     const band = (name) => ([start, end]) => ({ type: "rect", xref: "x", yref: "paper", x0: start / 1e6, x1: end / 1e6, y0: 0, y1: 1, line: { width: 0 }, fillcolor: colour(name), opacity: 0.14, layer: "below" });
     const out = [...told.lost.map(band("lost")), ...told.standstills.map(band("faint"))].filter(({ x0, x1 }) => x1 * 1e6 >= from && x0 * 1e6 <= until);
@@ -239,7 +284,7 @@
     shown = [from, until];
     const spans = visible(from, until), count = spans.reduce((sum, [low, high]) => sum + high - low, 0);
     const few = count <= BARS_MAX;
-    const traces = [few ? bars(spans) : density(spans, from, until), ...marks(from, until)];
+    const traces = [...(few ? [bars(spans), holds(from, until)] : [density(spans, from, until)]), ...marks(from, until)];
     range.textContent = `${seconds(from)} to ${seconds(until)} s · ${count.toLocaleString("en")} operations${few ? "" : ", in cells"}`;
     await Plotly.react(plot, traces, themed({
       height: 60 + 30 * lanes.length, showlegend: false, dragmode: "zoom", hovermode: "closest", barmode: "overlay", margin: { t: 6, b: 36, l: 84 },
@@ -309,6 +354,9 @@
       add("history", element("code", `history/${ops.process[i]}.jsonl:${2 * ops.index[i] - 1}`));
     }
     if (life) add("process", `${life.role} in lane ${lanes[life.lane]}, from ${(life.born / 1e6).toFixed(3)} s to ${(life.died / 1e6).toFixed(3)} s${life.end ? `, ${life.end}` : ""}`);
+    for (const [what, j] of spansIn(ops.lane[i], ops.start[i], ops.end[i])) {
+      if (held.process[j] === ops.process[i]) add(what, `${DID[what]} for ${took(held.end[j] - held.start[j])}, from ${took(Math.max(0, held.start[j] - ops.start[i]))} after it began`);
+    }
     const others = meanwhile(i);
     if (others.length) add("meanwhile", table(["lane", ""], others));
     if (full) {
@@ -332,7 +380,7 @@
     const lasted = ops.end[i] - ops.start[i];
     const plain = plot.dataset.shown === "bars" && ops.start[i] >= from && ops.end[i] <= until && lasted > (until - from) / 50;
     if (follow && !plain) {
-      let span = Math.min(until - from, Math.max(lasted * 30, 5000));
+      let span = Math.max(Math.min(until - from, Math.max(lasted * 30, 5000)), lasted * 1.1);
       const count = () => visible(middle - span / 2, middle + span / 2).reduce((sum, [low, high]) => sum + high - low, 0);
       while (count() > BARS_MAX / 5 && span > SPAN_MIN) span /= 2;
       await show(middle - span / 2, middle + span / 2);
@@ -405,6 +453,7 @@
   function legend() {
     const entries = [...kinds.filter((_, number) => ops.present[number]).map((kind) => [kind, kind, "■"]), ["fail", "failed", "▨"], ["info", "unknown", "■"], ["bad", "violating", "◆"],
       ["kill", "killed", "✕"], ["kill", "… holding a lock", "#"], ["pause", "stopped", "▬"], ["lost", "… holding a lock", "▬"]];
+    held.whats.forEach((what, code) => { if (held.present[code]) entries.push([what, { lock: "lock held", repair: "repairing" }[what], "▬"]); });
     if (told.lost.length) entries.push(["lost", "index lost", "░"]);
     document.getElementById("legend").replaceChildren(...entries.map(([shade, words, sign]) => {
       const mark = element("b", sign, { ariaHidden: "true" });
@@ -431,6 +480,7 @@
   addEventListener("resize", () => show(...shown));
   followed(location.hash);
   const plainly = (i) => ({ name: name(i), kind: kinds[kindOf(i)], outcome: outcomeOf(i), start: ops.start[i], end: ops.end[i] });
-  window.timeline = { find, told: plainly, show, choose }; // for the console, and for tests
+  const around = (i) => spansIn(ops.lane[i], ops.start[i], ops.end[i]).map(([what, j]) => ({ what, process: held.process[j], start: held.start[j], end: held.end[j] }));
+  window.timeline = { find, told: plainly, held: around, show, choose }; // for the console, and for tests
   document.body.dataset.timeline = "ready";
 })();

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ from harness.checkers import rebuild, traffic
 from harness.checkers.operation import Operation
 from harness.faults import HOUSEKEEPER, may_hold_lock
 from harness.history import PROCESS_SHIFT, Died, Mark, Paused, Read, Spawned, Standstill
+from harness.holding import SPANS
 from harness.judge import Run
 
 KINDS: Final = ("opening", "chores", "write", "read", "get", "resolve", "final")
@@ -32,10 +33,11 @@ OUTCOMES: Final = ("ok", "fail", "info")
 
 ABOUT: Final = (
     "A lane is one place of a role: a process that is killed is replaced in the same lane, so a lane holds one process "
-    "after the other. Opening lasts until the first operation, with the repairs that are due. Where there is too much "
-    "to draw, a cell stands for all that its lane did in its time, in the colour of what must not be overlooked "
-    "(violating, then unknown), else of what took most time, and the stronger the busier it was. Drag to zoom in until "
-    "every operation is a bar; double-click for the whole run."
+    "after the other. Opening lasts until the first operation, with the repairs that are due. Where the store's sync "
+    "points tell, strips above the bars show who held the lock that commits wait for, and who was finishing what a "
+    "dead process had begun. Where there is too much to draw, a cell stands for all that its lane did in its time, in "
+    "the colour of what must not be overlooked (violating, then unknown), else of what took most time, and the "
+    "stronger the busier it was. Drag to zoom in until every operation is a bar; double-click for the whole run."
 )
 
 _AROUND: Final = 200
@@ -52,7 +54,8 @@ _LEVEL: Final = 5
 class Timeline(NamedTuple):
     """What the page draws its timeline from.
 
-    ``columns`` holds the operations in the order of their beginning, told in ``head`` ("columns"): each column split
+    ``held`` is packed in the same way: when locks were held and the dead were repaired after, one row each. ``columns``
+    holds the operations in the order of their beginning, told in ``head`` ("columns"): each column split
     into planes of bytes, deflated, in base64. ``told`` is JSON, deflated, in base64: what is known of processes, kills
     and pauses, and in full of the operations that matter.
     """
@@ -60,6 +63,7 @@ class Timeline(NamedTuple):
     about: str
     head: dict[str, Any]
     columns: str
+    held: str
     told: str
 
 
@@ -223,6 +227,8 @@ def timeline_of(run: Run, violating: Iterable[int], *, found: Sequence[Life], ta
         "columns": ["start", "duration", "process", "gap", "code", "workload"],
         "violating": [_name(identity) for identity in sorted(at_fault)],
     }
+    spans = held(run, {life.process for life in found})
+    head["held"] = {"count": len(spans), "first": int(spans[0, 0]) if len(spans) else 0, "kinds": SPANS}
     packed = b"".join(_planes(column) for column in _deltas(table))
     told = msgspec.json.encode(
         {
@@ -231,7 +237,37 @@ def timeline_of(run: Run, violating: Iterable[int], *, found: Sequence[Life], ta
             **_happened(run, {life.process: life.lane for life in found}),
         }
     )
-    return Timeline(ABOUT, head, _deflated(packed), _deflated(told))
+    beside = b"".join(_planes(column) for column in _span_deltas(spans))
+    return Timeline(ABOUT, head, _deflated(packed), _deflated(beside), _deflated(told))
+
+
+def held(run: Run, known: Collection[int]) -> NDArray[np.int64]:
+    """When ``known`` processes held the lock that commits wait for, and when they repaired, by the beginning: rows of
+    begin and duration (microseconds), the process, and the place in ``SPANS``. Whoever died with the lock held it until
+    then.
+    """
+    rows = np.frombuffer(run.spans, np.int64).reshape(-1, 4)
+    died = [
+        (event.process, SPANS.index("lock"), event.locked, event.time)
+        for event in run.events
+        if isinstance(event, Died) and event.locked
+    ]
+    process, what, begin, end = np.concatenate([rows, np.array(died, np.int64).reshape(-1, 4)]).T
+    zero = zero_ns(run)
+    start = (begin - zero) // 1000
+    spans = np.stack([start, np.maximum((end - zero) // 1000 - start, 0), process, what], axis=1)
+    spans = spans[np.isin(process, list(known))]
+    return spans[np.argsort(spans[:, 0], kind="stable")]
+
+
+def _span_deltas(spans: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """The spans as they are packed."""
+    return [
+        np.diff(spans[:, 0], prepend=spans[:1, 0]).astype("<u4"),
+        np.minimum(spans[:, 1], 0xFFFF_FFFF).astype("<u4"),
+        spans[:, 2].astype("<u4"),
+        spans[:, 3].astype("u1"),
+    ]
 
 
 def _openings(found: Sequence[Life], first: dict[int, int]) -> tuple[NDArray[np.int64], ...]:

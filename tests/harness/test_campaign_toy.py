@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,27 @@ def test_every_killed_write_was_looked_for(clean: Outcome, events: list[RunEvent
     ]
     assert len(open_writes) > 10
     assert set(open_writes) <= looked_for
+
+
+def test_every_commit_says_when_it_held_the_lock_and_every_victim_since_when(
+    clean: Outcome, events: list[RunEvent]
+) -> None:
+    repairs = 0
+    roles = {event.process: event.role for event in events if isinstance(event, Spawned)}
+    for process, history in histories(Path(clean.run_dir)).items():
+        since = 0
+        for invoke, completion in pairwise(history):
+            if isinstance(invoke, Invoke) and isinstance(completion, Ok) and roles[process] == "writer":
+                spans = completion.spans
+                assert all(since <= span.begin <= span.end <= completion.time for span in spans)
+                assert invoke.f != "write" or "lock" in {span.what for span in spans}
+                repairs += sum(span.what == "repair" for span in spans)
+                since = completion.time
+    assert repairs > 0
+    holding = [event for event in deaths(events) if event.at_point and may_hold_lock(event.point)]
+    assert holding
+    assert all(0 < event.locked <= event.time for event in holding)
+    assert not any(event.locked for event in deaths(events) if not event.signal)
 
 
 def test_a_kill_at_a_point_happens_at_exactly_the_point_and_hit_that_was_meant(

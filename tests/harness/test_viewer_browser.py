@@ -14,7 +14,8 @@ import pytest
 from campaigns import harness, only_run
 
 from harness import bench_page, judge
-from harness.history import PROCESS_SHIFT, read_events
+from harness.history import PROCESS_SHIFT, Ok, operation_id, read_events
+from harness.viewer import lanes
 from harness.viewer.browser import opened
 from harness.viewer.facts import Facts
 from harness.viewer.of_campaign import PAGE, facts_of_campaign, write_campaign_page
@@ -154,6 +155,37 @@ def test_a_deep_link_leads_to_the_operation_and_its_place_in_the_history(
     assert numbered[int(line)].index == index  # type: ignore[union-attr]
 
 
+def test_who_held_the_lock_and_when_is_drawn_and_told(chromium: Browser, planted: Planted) -> None:
+    """The same as the histories say: the bars' strips, the details of a commit, the legend."""
+    ended = {
+        (event.process, event.index): event
+        for path in (planted.page.parent / "history").glob("*.jsonl")
+        for _, event in read_events(path)
+        if isinstance(event, Ok)
+    }
+    commits = [key for key, event in sorted(ended.items()) if [span.what for span in event.spans] == ["lock"]]
+    assert len(commits) > 20
+    run = judge.load(planted.page.parent)
+    zero = lanes.zero_ns(run)
+    begun = {op.id: (op.invoked - zero) // 1000 for op in run.operations}
+    with browser.page_of(chromium) as at:
+        page = at.go(planted.page)
+        assert "lock held" in page.locator("#legend").inner_text()
+        for process, index in commits[1 :: len(commits) // 5]:
+            page.evaluate("async (name) => timeline.choose(timeline.find(name))", f"{process}.{index}")
+            (span,) = ended[process, index].spans
+            if (span.begin - zero) // 1000 < begun[operation_id(process, index)]:
+                continue  # it was held before, on opening
+            told = page.evaluate("name => timeline.held(timeline.find(name))", f"{process}.{index}")
+            expected = {"what": "lock", "process": process, "start": (span.begin - zero) // 1000}
+            assert [{name: one[name] for name in expected} for one in told] == [expected]
+            page.evaluate("at => timeline.show(at - 200, at + 200)", expected["start"])
+            assert at.trace("bars") is not None
+            assert expected["start"] in [round(base * 1e6) for base in at.trace("held")["base"]]
+            assert "held the lock for" in page.locator("#details").inner_text()
+        assert at.said == []
+
+
 @pytest.mark.parametrize("refused", [False, True], ids=["clipboard", "clipboard refused"])
 def test_the_copy_button_yields_the_replay_line(chromium: Browser, planted: Planted, refused: bool) -> None:
     with browser.page_of(chromium, permissions=["clipboard-read", "clipboard-write"]) as at:
@@ -245,7 +277,7 @@ def test_fifty_thousand_operations_are_cells_and_then_bars(chromium: Browser, la
     with browser.page_of(chromium) as at:
         page = at.go(large)
         cells = at.trace("cells")
-        assert at.trace("bars") is None
+        assert (at.trace("bars"), at.trace("held")) == (None, None)
         lanes = page.evaluate("data.timeline.lanes")
         assert [len(cells["z"]), len(cells["z"][0]) > 100] == [len(lanes), True]
         worst = len(page.evaluate("data.timeline.kinds")) + 2
@@ -256,6 +288,7 @@ def test_fifty_thousand_operations_are_cells_and_then_bars(chromium: Browser, la
         bars = at.trace("bars")
         assert at.trace("cells") is None
         assert 0 < len(bars["x"]) <= 2500
+        assert at.trace("held")["x"]
         chosen = page.evaluate("name => window.timeline.find(name)", page.evaluate("location.hash.slice(4)"))
         assert chosen in bars["customdata"]
         at.press("0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from array import array
 from typing import Any
 
 import msgspec
@@ -75,19 +76,25 @@ def timeline(run: Run, violating: list[int]) -> Timeline:
     return lanes.timeline_of(run, violating, found=found, table=lanes.columns(run, found))
 
 
+def planes(data: bytes, count: int, widths: tuple[int, ...]) -> list[list[int]]:
+    """Columns of so many bytes a row that were packed plane by plane."""
+    at, found = 0, []
+    for width in widths:
+        column = np.frombuffer(data, np.uint8, width * count, at).reshape(width, count)
+        found.append(
+            np.asarray(sum(plane.astype(np.int64) << 8 * n for n, plane in enumerate(column))).tolist()
+        )
+        at += width * count
+    assert at == len(data)
+    return found
+
+
 def unpacked(packed: Timeline) -> list[tuple[int, int, int, int, int, int]]:
     """What a browser makes of the columns: (start, end, process, index, code, workload) of every row."""
     data, count = zlib.decompress(base64.b64decode(packed.columns)), packed.head["count"]
-    at, found = 0, []
-    for width in (4, 4, 4, 4, 1, 1):
-        planes = np.frombuffer(data, np.uint8, width * count, at).reshape(width, count)
-        found.append(sum(plane.astype(np.int64) << 8 * number for number, plane in enumerate(planes)))
-        at += width * count
-    assert at == len(data)
+    found = planes(data, count, (4, 4, 4, 4, 1, 1))
     rows, now, last = [], packed.head["first"], dict[int, int]()
-    for delta, duration, process, gap, code, workload in zip(
-        *(np.asarray(column).tolist() for column in found), strict=True
-    ):
+    for delta, duration, process, gap, code, workload in zip(*found, strict=True):
         now += delta
         last[process] = last.get(process, 0) + gap + (code >= 3 * packed.head["states"])
         rows.append((now, now + duration, process, last[process], code, workload))
@@ -112,6 +119,31 @@ def test_the_columns_of_a_large_run_come_back_as_they_were() -> None:
     assert [(row[2] << 32 | row[3], row[0], KINDS[row[4] // 3]) for row in rows] == [
         (op.id, op.invoked // 1000, op.f) for op in run.operations
     ]
+
+
+def test_locks_and_repairs_come_back_as_they_were_and_who_died_with_the_lock_held_it_until_then(
+    small: Run,
+) -> None:
+    events = [
+        msgspec.structs.replace(event, locked=22 * MS) if isinstance(event, Died) and event.signal else event
+        for event in small.events
+    ]
+    spans = array("q", [3, 0, 7 * MS, 14 * MS, 3, 1, 8 * MS, 9 * MS, 2, 0, 6 * MS, 8 * MS, 99, 0, 1, 2])
+    run = msgspec.structs.replace(small, events=events, spans=spans)
+    packed = timeline(run, [])
+    head, data = packed.head["held"], zlib.decompress(base64.b64decode(packed.held))
+    assert (head["count"], head["kinds"]) == (4, ("lock", "repair"))
+    rows, now = [], head["first"]
+    for delta, duration, process, what in zip(*planes(data, head["count"], (4, 4, 4, 1)), strict=True):
+        now += delta
+        rows.append((now, now + duration, process, head["kinds"][what]))
+    assert rows == [
+        (6_000, 8_000, 2, "lock"),
+        (7_000, 14_000, 3, "lock"),
+        (8_000, 9_000, 3, "repair"),
+        (22_000, 30_000, 2, "lock"),
+    ]
+    assert timeline(small, []).head["held"]["count"] == 0
 
 
 def test_who_replaces_a_killed_process_plays_in_its_lane(small: Run) -> None:

@@ -107,9 +107,9 @@ def hostile() -> Facts:
 
 def test_no_value_can_break_the_page() -> None:
     chart = Chart(HOSTILE, go.Figure(go.Scatter(x=[1], y=[2], name=HOSTILE, text=[HOSTILE])), HOSTILE)
-    nothing = Timeline("", {}, "", "")
+    nothing = Timeline("", {}, "", "", "")
     plain = Read(page(facts(), charts=(Chart("a", go.Figure()),), timeline=nothing))
-    timeline = Timeline(HOSTILE, {"workloads": [HOSTILE]}, "", "")
+    timeline = Timeline(HOSTILE, {"workloads": [HOSTILE]}, "", "", "")
     seen = Read(page(hostile(), charts=(chart,), timeline=timeline))
     assert len(seen.named("script")) == len(plain.named("script"))
     held = json.loads(seen.named("script", id="data")[0])
