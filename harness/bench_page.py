@@ -28,7 +28,7 @@ from harness.errors import HarnessError
 from harness.history import Died, Hits, Mark, Paused, Read, RunEvent, Spawned, operation_id
 from harness.holding import SPANS
 from harness.judge import Judgement, Run
-from harness.plan import Plan
+from harness.plan import RUNS, Plan
 from harness.verdict import Finding, Outcome, Verdict, combine
 from harness.viewer import browser
 from harness.viewer.of_campaign import PAGE, write_campaign_page
@@ -300,7 +300,6 @@ def _shoot_planted(chromium: Browser, directory: Path, base: Path, seed: int) ->
     Raises:
         HarnessError: the run did not show its bug.
     """
-    out = Path("results") / "runs"
     run = [
         sys.executable,
         "-m",
@@ -313,10 +312,10 @@ def _shoot_planted(chromium: Browser, directory: Path, base: Path, seed: int) ->
         "--seed",
         str(seed),
         "--out",
-        str(out),
+        str(RUNS),
     ]
     done = subprocess.run(run, cwd=base, capture_output=True, text=True, check=False)  # noqa: S603 - this very program
-    path = next((base / out).glob(f"*/{PAGE}"), None)
+    path = next((base / RUNS).glob(f"*/{PAGE}"), None)
     if path is None or done.returncode != 1:
         said = done.stderr.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
         raise HarnessError(f"no picture could be taken of harness run --bug {BUG}: {said}")

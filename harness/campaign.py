@@ -25,7 +25,7 @@ from harness import engines, workloads
 from harness.board import Board
 from harness.engines.base import Compacting, Engine, Eventful, Rebuilding
 from harness.errors import HarnessError, UsageError
-from harness.plan import FAULTS, Limits, Plan
+from harness.plan import FAULTS, RUNS, Limits, Plan
 from harness.status import Status, points_asked
 from harness.supervisor import Supervisor, roles
 from harness.verdict import Outcome
@@ -34,7 +34,6 @@ from harness.worker import Scene
 if TYPE_CHECKING:
     from harness.judge import Judgement, Run
 
-RUNS: Final = Path("results") / "runs"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a file system in memory, and the directory in it has a name of its own
 _FREE_BYTES_MIN: Final = 2 << 30
 _DISK_BYTES_MAX: Final = 512 << 20

@@ -37,11 +37,11 @@ from harness import (
     cli_report,
     engines,
 )
-from harness.cli_base import json_options, print_json
+from harness.cli_base import json_options, out_option, print_json
 from harness.engines.base import SLOW_SECONDS, Eventful
 from harness.errors import HarnessError, UsageError
 from harness.live import CampaignLine
-from harness.plan import FAULTS, WORKLOADS, Limits, Plan
+from harness.plan import FAULTS, RUNS, WORKLOADS, Limits, Plan
 from harness.verdict import Outcome
 from kvs.cli_completion import completion_of
 
@@ -117,7 +117,7 @@ def cli() -> None:
     shell_complete=cli_completion.FAULTS,
     help="Comma separated, or none.",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directory.")
+@out_option()
 @click.option(
     "--store-dir", type=click.Path(path_type=Path, file_okay=False), help="Parent of the store's directory."
 )
@@ -145,7 +145,7 @@ def run(
     seconds: float,
     seed: int | None,
     faults: str,
-    out: Path | None,
+    out: Path,
     store_dir: Path | None,
     stall_s: float | None,
     bug: str,
@@ -177,7 +177,7 @@ def run(
     with CampaignLine() as progress:
         result = campaign.conduct(
             plan,
-            out=out or campaign.RUNS,
+            out=out,
             store_dir=store_dir,
             command=shlex.join(["harness", *sys.argv[1:]]),
             show=progress.show_campaign,
@@ -244,9 +244,7 @@ def points(engine: str, as_json: bool) -> int:
 )
 @click.option("--clean-seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directories."
-)
+@out_option(only_if_given=True)
 @click.option(
     "--explore", "explored", is_flag=True, help="Find the bugs with `harness explore`, not with campaigns."
 )
@@ -281,7 +279,6 @@ def selftest(
             )
         survey = cli_explore.survey_bugs if explored else cli_powerloss.survey_bugs
         return survey(_names(only), seed, as_json=as_json)
-    from harness import campaign
     from harness import selftest as trials
 
     done: list[trials.Trial] = []
@@ -292,7 +289,7 @@ def selftest(
             only=_names(only),
             blind=_names(blind),
             clean_seconds=clean_seconds,
-            out=out or campaign.RUNS,
+            out=out or RUNS,
             command=shlex.join(["harness", *sys.argv[1:]]),
             show=lambda name, status: progress.show_trial(name, status, len(done) / len(chosen)),
         ):

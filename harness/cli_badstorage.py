@@ -22,7 +22,7 @@ from harness.badstorage.campaign import Finding, Report, Status
 from harness.badstorage.faults import FAULTS, VARIANTS
 from harness.badstorage.session import PROPERTIES
 from harness.badstorage.workloads import WORKLOADS
-from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
+from harness.cli_base import STYLES, Line, json_options, out_option, print_json
 from harness.explore import new_directory, versions, write
 from harness.verdict import EXIT_CODES, Outcome
 from harness.viewer import of_badstorage
@@ -72,13 +72,7 @@ from harness.viewer.of_badstorage import Record
 )
 @click.option("--replay", "line", default="", help="Do this one run again, as a finding's line has it.")
 @click.option("--list", "listed", is_flag=True, help="List workloads, calls and faults, and do nothing else.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RUNS,
-    show_default=True,
-    help="Parent of the run's directory.",
-)
+@out_option()
 @json_options("what came of it")
 def badstorage(
     engine: str,

@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from harness.plan import RUNS
 from harness.verdict import Outcome
 
-RUNS: Final = Path("results") / "runs"
 STYLES: Final = {Outcome.OK: "green", Outcome.VIOLATION: "red", Outcome.UNKNOWN: "yellow"}
 _LINES: Final = "harness.lines"
 _LINE_S: Final = 1.0
@@ -129,6 +129,18 @@ class Line:
         if facts is not None:
             status["facts"] = facts._asdict() if hasattr(facts, "_asdict") else facts
         print_line("status", status)
+
+
+def out_option(*, only_if_given: bool = False) -> Callable[[_Function], _Function]:
+    """The option ``--out`` of a command that makes run directories; the parameter is ``RUNS`` where it is not given, or
+    ``None`` if it must be known whether it was.
+    """
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None if only_if_given else RUNS,
+        help=f"Parent of the run's directory.  [default: {RUNS}]",
+    )
 
 
 def json_options(result: str) -> Callable[[_Function], _Function]:

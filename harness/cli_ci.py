@@ -15,7 +15,7 @@ from rich.text import Text
 from harness import ci as spending
 from harness import cli_completion, harvest
 from harness.ci import Plan, Status
-from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
+from harness.cli_base import STYLES, Line, json_options, out_option, print_json
 from harness.errand import KINDS, Result, kinds_of
 from harness.errors import HarnessError
 from harness.harvest import Harvest
@@ -68,13 +68,7 @@ from harness.viewer.facts import Facts
     shell_complete=cli_completion.BUG,
     help="Plant a known bug first, to see what a failure looks like.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RUNS,
-    show_default=True,
-    help="Parent of the directory.",
-)
+@out_option()
 @click.option(
     "--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML, a suite an errand."
 )

@@ -20,12 +20,13 @@ from harness import cli_completion, cli_powerloss, cli_report, planted
 from harness import explore as exploring
 from harness import explore_finish as finishing
 from harness import shrink as shrinking
-from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
+from harness.cli_base import STYLES, Line, json_options, out_option, print_json
 from harness.errors import UsageError
 from harness.explore_finish import Workshop, memory
 from harness.explore_job import STRATEGIES, Options
 from harness.explore_jobs import Status
 from harness.failure import load
+from harness.plan import RUNS
 from harness.powerloss.loss import is_loss
 from harness.scenario import Scenario
 from harness.scenarios import EXHAUSTIVE, GENERAL, SCENARIOS
@@ -93,7 +94,7 @@ def _share(asked: dict[str, Any], status: Status) -> float | None:
     "--until-coverage", type=float, help="End when kills came at this share (0 to 1) of the sync points."
 )
 @click.option("--preemptions", type=click.IntRange(0), help="Bound of an exhaustive search.  [default: none]")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Parent of the run directory.")
+@out_option(only_if_given=True)
 @click.option(
     "--resume",
     "resumed",

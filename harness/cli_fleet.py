@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import cli_completion, harvest
-from harness.cli_base import RUNS, Line, json_options, print_json
+from harness.cli_base import Line, json_options, out_option, print_json
 from harness.cli_ci import print_harvest, told
 from harness.errand import KINDS, check, kinds_of
 from harness.errors import UsageError
@@ -22,6 +22,7 @@ from harness.explore import new_directory, versions
 from harness.fleet import drive, ledger
 from harness.fleet.drive import Session, Status
 from harness.fleet.ledger import Plan
+from harness.plan import RUNS
 
 ERRANDS = 40
 _SESSION = ("workers", "scheduler", "minutes")
@@ -82,11 +83,7 @@ _SESSION = ("workers", "scheduler", "minutes")
 @click.option(
     "--deaths", type=click.IntRange(1), help="Give an errand up that so many workers died of.  [default: 5]"
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help=f"Parent of the directory.  [default: {RUNS}]",
-)
+@out_option(only_if_given=True)
 @json_options("the verdict, the failures and every errand")
 def fleet(resumed: Path | None, out: Path | None, as_json: bool, **given: Any) -> int:
     """Spread campaigns, schedules and power cuts over the workers of a dask cluster, and collect what they find.

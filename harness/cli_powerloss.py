@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import cli_completion, cli_report
-from harness.cli_base import RUNS, STYLES, Line, json_options, print_json
+from harness.cli_base import STYLES, Line, json_options, out_option, print_json
 from harness.errors import UsageError
 from harness.explore import versions
 from harness.powerloss import outage, shrinking, table
@@ -89,13 +89,7 @@ _EXAMPLE: Final = (
 )
 @click.option("--no-shrink", is_flag=True, help="Leave a failure as it was found.")
 @click.option("--keep-going", is_flag=True, help="Do not end at the first violation.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RUNS,
-    show_default=True,
-    help="Parent of the run's directory.",
-)
+@out_option()
 @json_options("the record")
 def powerloss(
     engine: str,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+RUNS: Final = Path("results") / "runs"
+"""Where runs go unless somebody says otherwise."""
 WORKLOADS: Final = ("bank", "bundle", "append", "register", "churn")
 FAULTS: Final = ("kill-time", "kill-point", "kill-all", "pause-time", "pause-point", "lose-index")
 """SIGKILL at random times, SIGKILL at the Nth hit of a sync point, SIGKILL of everybody at once (so that there is

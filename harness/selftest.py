@@ -15,7 +15,7 @@ import msgspec
 
 from harness import campaign, planted
 from harness.errors import UsageError
-from harness.plan import FAULTS, Plan
+from harness.plan import FAULTS, RUNS, Plan
 from harness.status import Status
 from harness.verdict import Outcome
 
@@ -61,7 +61,7 @@ def conduct(
     only: tuple[str, ...] = (),
     blind: tuple[str, ...] = (),
     clean_seconds: float = 30.0,
-    out: Path = campaign.RUNS,
+    out: Path = RUNS,
     command: str = "",
     show: Callable[[str, Status], None] = lambda *_: None,
 ) -> Iterator[Trial]:

@@ -54,10 +54,10 @@ _LEVEL: Final = 5
 class Timeline(NamedTuple):
     """What the page draws its timeline from.
 
-    ``held`` is packed in the same way: when locks were held and the dead were repaired after, one row each. ``columns``
-    holds the operations in the order of their beginning, told in ``head`` ("columns"): each column split
-    into planes of bytes, deflated, in base64. ``told`` is JSON, deflated, in base64: what is known of processes, kills
-    and pauses, and in full of the operations that matter.
+    ``columns`` holds the operations in the order of their beginning, told in ``head`` ("columns"): each column split
+    into planes of bytes, deflated, in base64. ``held`` is packed in the same way: when locks were held and the dead
+    were repaired after, as many rows as ``head`` says ("held"). ``told`` is JSON, deflated, in base64: what is known of
+    processes, kills and pauses, and in full of the operations that matter.
     """
 
     about: str

@@ -237,6 +237,9 @@ def test_a_run_without_an_end_or_without_operations_has_a_page_too(small: Run) -
     for run in (run_of([], []), run_of([], small.events), run_of(small.operations, small.events[:4])):
         found = lanes.lives(run)
         table = lanes.columns(run, found)
-        lanes.timeline_of(run, [], found=found, table=table)
+        packed = lanes.timeline_of(run, [], found=found, table=table)
+        born = sum(isinstance(event, Spawned) for event in run.events)
+        assert packed.head["count"] == len(unpacked(packed)) == len(run.operations) + born
+        assert packed.head["until"] >= 1
         charts.charts_of(run, found, table)
         judge.judge(run)
